@@ -56,8 +56,8 @@ pub(crate) fn share_deadline(usual: std::time::Duration) -> std::time::Duration 
     usual
 }
 
-/// What distinguishes this machine from others, in place of its id and its name, if `ITWIN_SYNCD_MACHINE` says that: tests also run
-/// where machines have none.
+/// What distinguishes this machine from others, in place of its id and its name, if `ITWIN_SYNCD_MACHINE` says that:
+/// tests also run where machines have no id.
 #[cfg(feature = "failpoints")]
 pub(crate) fn machine() -> Option<String> {
     std::env::var("ITWIN_SYNCD_MACHINE").ok()
@@ -69,8 +69,8 @@ pub(crate) fn machine() -> Option<String> {
     None
 }
 
-/// A time of the lease of the active host, or of a claim: `usual`, or a part of it if `ITWIN_SYNCD_LEASE_HASTE` is a number to divide
-/// it by.
+/// A time of the lease of the active host, or of a claim: `usual`, or a part of it if `ITWIN_SYNCD_LEASE_HASTE` is a
+/// number to divide it by.
 #[cfg(feature = "failpoints")]
 pub(crate) fn lease_time(usual: std::time::Duration) -> std::time::Duration {
     let haste = std::env::var("ITWIN_SYNCD_LEASE_HASTE").ok();

@@ -72,7 +72,7 @@ pub(crate) fn host_name() -> String {
     failpoint::machine().unwrap_or_else(|| system.nodename().to_string_lossy().into_owned())
 }
 
-/// The id of this machine. Images of containers have none, or one that says that it is to be made.
+/// The id of this machine. Images of containers have none, or a word that says that it is not made yet.
 fn machine_id(path: &Path) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     let id = text.trim();

@@ -146,7 +146,8 @@ impl Ledger {
     }
 
     /// Ends whatever makes watches inactive: a pause, a suspension, a backoff, the wait for a spatial root that is
-    /// missing or has failed, that for another ledger, and that of deleted files for approval. Returns how many were inactive.
+    /// missing or has failed, that for another ledger, and that of deleted files for approval. Returns how many were
+    /// inactive.
     ///
     /// The number of files that caused a suspension is approved by that, and the new files that are due: any of them
     /// may turn out to be a known one, in storage or under an old name. New files are not counted again before their

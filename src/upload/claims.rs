@@ -1,13 +1,15 @@
-//! One ledger for each storage folder: two daemons with two ledgers would create each file twice, because storage accepts
-//! several files of one name and lists a new one only after a while.
+//! One ledger for each storage folder: two daemons with two ledgers would create each file twice, because storage
+//! accepts several files of one name and lists a new one only after a while.
 //!
 //! In: a watch that wants to upload. Out: whether its storage folder belongs to this ledger. A folder named after the
 //! iModel, in the storage folder, is the *claim*: its description names the ledger and its host. Who comes first
 //! creates it. If two come at the same time, the older claim counts, for both. What was read counts for a while
-//! ([`HOLDS`]); uploads of other ledgers wait until `resume` takes the folder over, and then until the other daemon must
-//! have noticed ([`GRACE`]).
+//! ([`HOLDS`]); uploads of other ledgers wait until `resume` takes the folder over, and then until the other daemon
+//! must have noticed ([`GRACE`]).
 //!
 //! A daemon that does not get the folder writes that into the claim, so that the one that has it can say so as well.
+
+mod claim;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,26 +25,25 @@ use super::error::UploadError;
 use super::folders::Place;
 use crate::config::Watch;
 use crate::failpoint::{failpoint, lease_time};
-use crate::itwin::{self, Client, Folder};
+use crate::itwin::Folder;
 use crate::lease::boot_time;
-use crate::ledger::{self, Contest, Ledger, OtherLedger, WatchId};
+use crate::ledger::{self, Contest, Ledger, WatchId};
 use crate::next_attempt;
+use claim::{Claim, Refused, claim_name, word};
+pub(crate) use claim::{creator, read_claim};
 
 /// How long a claim counts after it was read.
 const HOLDS: Duration = Duration::from_secs(30);
 
-/// After a claim was taken over, the other daemon may go on for [`HOLDS`], its last request takes up to a minute, and
-/// storage lists what that created 10 s later.
+/// After a claim was taken over, the other daemon may continue for [`HOLDS`], its last request takes up to a minute,
+/// and storage lists what that created 10 s later.
 const GRACE: Duration = Duration::from_secs(100);
 
-/// How often a daemon looks at a claim for which there is another one, and writes that it does not get it.
+/// How often a daemon reads a claim that another one has or wants, and writes that it does not get it.
 const RECHECK: Duration = Duration::from_secs(300);
 
 /// For how long another daemon is reported after it was seen last.
 const RIVAL: Duration = Duration::from_secs(900);
-
-/// Longest name of a host that is believed.
-const HOST_MAX: usize = 64;
 
 /// What is known of the claims on the storage folders of watches.
 #[derive(Debug, Default)]
@@ -67,138 +68,6 @@ struct Held {
     rival_until: Option<i64>,
     /// When it was written that this daemon does not get it.
     told: Option<i64>,
-}
-
-/// Whose files a storage folder has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Claim {
-    /// The id of the ledger.
-    pub(crate) ledger: String,
-    /// The host of its daemon.
-    pub(crate) host: String,
-    /// The daemon that wanted it last and did not get it.
-    refused: Option<Refused>,
-}
-
-/// A daemon that did not get a storage folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Refused {
-    ledger: String,
-    host: String,
-    /// Different each time, so that nobody has to compare clocks.
-    at: i64,
-}
-
-impl Claim {
-    fn own(ledger: &str) -> Self {
-        Self {
-            ledger: ledger.to_owned(),
-            host: word(&ledger::host_name()),
-            refused: None,
-        }
-    }
-
-    /// From the description of a folder. None: it names no ledger.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split_whitespace();
-        let mut expect = |expected: &str| words.next().filter(|word| *word == expected).map(drop);
-        expect(DESCRIPTION)?;
-        expect("ledger")?;
-        let ledger = id(words.next()?)?;
-        let mut expect = |expected: &str| words.next().filter(|word| *word == expected).map(drop);
-        expect("on")?;
-        let host = word(words.next()?);
-        let refused = match words.collect::<Vec<_>>().as_slice() {
-            ["refused", other, "on", host, "at", at] => match (id(other), at.parse()) {
-                (Some(ledger), Ok(at)) => Some(Refused {
-                    ledger,
-                    host: word(host),
-                    at,
-                }),
-                _ => None,
-            },
-            _ => None,
-        };
-        Some(Self {
-            ledger,
-            host,
-            refused,
-        })
-    }
-
-    fn text(&self) -> String {
-        let Self { ledger, host, .. } = self;
-        let mut text = format!("{DESCRIPTION} ledger {ledger} on {host}");
-        if let Some(Refused { ledger, host, at }) = &self.refused {
-            text += &format!(" refused {ledger} on {host} at {at}");
-        }
-        text
-    }
-
-    fn owner(&self) -> OtherLedger {
-        OtherLedger {
-            id: self.ledger.clone(),
-            host: self.host.clone(),
-        }
-    }
-}
-
-/// The id of a ledger.
-fn id(word: &str) -> Option<String> {
-    let is_id = word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_id.then(|| word.to_ascii_lowercase())
-}
-
-/// The name of a host as one harmless word.
-fn word(host: &str) -> String {
-    let is_fine = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let word: String = host.chars().filter(is_fine).take(HOST_MAX).collect();
-    if word.is_empty() {
-        return "unknown".to_owned();
-    }
-    word
-}
-
-/// Who created a storage file, by its description: None: another client; else the id of the ledger, if it names one.
-/// Earlier versions and pushes name none.
-pub(crate) fn creator(description: &str) -> Option<Option<&str>> {
-    let mut words = description.strip_prefix(DESCRIPTION)?.split_whitespace();
-    Some(match (words.next(), words.next()) {
-        (Some(ledger), Some(_)) => Some(ledger),
-        _ => None,
-    })
-}
-
-/// The name of the folder that is the claim on a storage folder for the files of an iModel.
-fn claim_name(watch: &Watch) -> String {
-    format!("{DESCRIPTION} {}", watch.imodel_id)
-}
-
-/// The claim among the folders of a storage folder: of several the oldest, so that every daemon reads the same.
-fn oldest(folders: Vec<Folder>, name: &str) -> Option<Folder> {
-    let named = folders.into_iter().filter(|one| one.display_name == name);
-    named.min_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)))
-}
-
-/// The claim on the storage folder of a watch; None: there is none. Changes nothing.
-///
-/// # Errors
-/// Not allowed, or not reachable.
-pub(crate) async fn read_claim(
-    client: &Client,
-    root_folder_id: &str,
-    watch: &Watch,
-) -> Result<Option<Claim>, itwin::Error> {
-    let mut folder_id = root_folder_id.to_owned();
-    let name = claim_name(watch);
-    for segment in watch.storage_folder.iter().chain([&name]) {
-        match oldest(client.folders(&folder_id).await?, segment) {
-            Some(found) => folder_id = found.id,
-            None => return Ok(None),
-        }
-    }
-    let description = client.folder(&folder_id).await?.description;
-    Ok(description.as_deref().and_then(Claim::parse))
 }
 
 /// Whether this ledger takes a storage folder that is claimed for another ledger or host. Pure.
@@ -241,7 +110,7 @@ impl Claims {
         Arc::clone(held.entry(watch).or_default())
     }
 
-    /// Looks at these claims at once, and then at times.
+    /// These claims are read at once, and then at times.
     pub(super) fn contest(&self, watches: Vec<WatchId>) {
         let mut contested = self.contested();
         contested.extend(watches.into_iter().map(|watch| (watch, 0)));
@@ -253,7 +122,7 @@ impl Claims {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The watches whose claim is to be read again now.
+    /// The watches whose claim must be read again now.
     pub(super) fn due(&self) -> Vec<WatchId> {
         let now = boot_time();
         let mut due = Vec::new();
@@ -467,7 +336,10 @@ impl Shared {
                 let rival = ledger::Rival {
                     host: refused.host.clone(),
                 };
-                warn!(watch = %watch.name, host = rival.host, ledger = refused.ledger, hint = rival.hint(), "{}", rival.reason());
+                warn!(
+                    watch = %watch.name, host = rival.host, ledger = refused.ledger,
+                    hint = rival.hint(), "{}", rival.reason()
+                );
             }
         } else if held.rival_until.is_some_and(|until| until <= now) {
             held.rival_until = None;
@@ -505,29 +377,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claim_is_read_as_it_was_written() {
-        let own = Claim {
-            ledger: "0a".repeat(16),
-            host: "cad1.example.com".to_owned(),
-            refused: None,
-        };
-        let contested = Claim {
-            refused: Some(Refused {
-                ledger: "0b".repeat(16),
-                host: "cad2".to_owned(),
-                at: 1_800_000_000,
-            }),
-            ..own.clone()
-        };
-        for claim in [own, contested] {
-            assert_eq!(Claim::parse(&claim.text()), Some(claim.clone()));
-            assert!(claim.text().len() < 200, "{}", claim.text());
-        }
-        let longest = "x".repeat(300);
-        assert_eq!(word(&longest).len(), HOST_MAX);
-    }
-
-    #[test]
     fn a_folder_is_taken_after_a_move_or_if_the_operator_says_so_and_never_from_a_copy() {
         let (own, other) = ("0a".repeat(16), "0b".repeat(16));
         let claim = |ledger: &str| Claim {
@@ -556,25 +405,5 @@ mod tests {
             let taken = may_take(&claim(ledger), &own, &contest, had_it);
             assert_eq!(taken, expected, "{ledger} {contest:?} {had_it}");
         }
-    }
-
-    #[test]
-    fn text_of_others_is_no_claim_and_a_name_in_it_is_made_harmless() {
-        let id = "0a".repeat(16);
-        for text in [
-            String::new(),
-            "Drawings of the north".to_owned(),
-            format!("itwin-syncd {id}"),
-            "itwin-syncd ledger 12 on cad1".to_owned(),
-            format!("itwin-syncd ledger {id}"),
-        ] {
-            assert_eq!(Claim::parse(&text), None, "{text:?}");
-        }
-        let claim = Claim::parse(&format!(
-            "itwin-syncd ledger {id} on \u{1b}[31m;\u{202e} refused"
-        ));
-        assert_eq!(claim.unwrap().host, "31m");
-        let claim = Claim::parse(&format!("itwin-syncd ledger {id} on \u{202e} at"));
-        assert_eq!(claim.unwrap().host, "unknown");
     }
 }

@@ -193,7 +193,7 @@ async fn a_take_over_that_was_killed_is_finished_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_waits_goes_on_when_it_has_another_storage_folder() {
+async fn a_daemon_that_waits_continues_when_it_has_another_storage_folder() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("a.ifc"), "a");
     let one = site.start_on("one", &HASTE);
@@ -211,7 +211,7 @@ async fn a_daemon_that_waits_goes_on_when_it_has_another_storage_folder() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_was_lost_at_its_place_or_moved_goes_on_without_the_operator() {
+async fn a_ledger_that_was_lost_at_its_place_or_moved_continues_without_the_operator() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("a.ifc"), "a");
     let daemon = site.start_on("one", &[]);

@@ -44,6 +44,10 @@ async fn each_step_of_the_workflow_happens_once_and_in_order() {
         "POST /connect/token 200".to_owned(),
         "GET /imodels/* 200".to_owned(),
         "GET /storage/ 200".to_owned(),
+        // The claim of this ledger: it is looked for and created, and no other one is older.
+        "GET /storage/folders/*/folders 200".to_owned(),
+        "POST /storage/folders/*/folders 201".to_owned(),
+        "GET /storage/folders/*/folders 200".to_owned(),
         "GET /storage/folders/*/files 200".to_owned(),
         "POST /storage/folders/*/files 202".to_owned(),
         "PUT /emulated/* 201".to_owned(),
