@@ -286,8 +286,8 @@ pub enum Level {
 pub struct Upload {
     /// Files uploaded at the same time; at least 1.
     pub workers: usize,
-    /// Up to this many bytes a file is sent as one request, above it in blocks of this size, or of a quarter of `memory`
-    /// if that is less; 1 byte to 100 MiB, and no more than `memory`.
+    /// Up to this many bytes a file is sent as one request, above it in blocks of this size, or of a quarter of
+    /// `memory` if that is less; 1 byte to 100 MiB, and no more than `memory`.
     pub block_size: u64,
     /// Bytes of all blocks in flight, for the whole process.
     pub memory: u64,

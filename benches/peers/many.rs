@@ -87,6 +87,7 @@ pub fn start_up(platform: &Platform, rows: &mut Vec<Row>) {
         ours.push(Cost {
             seconds: began.elapsed().as_secs_f64(),
             peak_mib: measure::peak_mib(daemon.pid()).unwrap(),
+            processor: measure::processor_seconds(daemon.pid()),
         });
     }
     let ratio = seconds_of(&ours) / seconds_of(&theirs);

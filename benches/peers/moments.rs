@@ -9,7 +9,8 @@ use crate::measure::{self, Daemon, Site, median};
 use crate::platform::Platform;
 use crate::{MIB, Row, fill, rounds, row, scaled};
 
-/// What is dropped into the folder: how many files of how many bytes, and whether each is saved under another name first.
+/// What is dropped into the folder: how many files of how many bytes, and whether each is saved under another name
+/// first.
 const DROPS: [(&str, u64, u64, bool); 5] = [
     ("a file of 50 KiB, written in place", 1, 50 * 1024, false),
     (

@@ -15,8 +15,8 @@ use super::{Error, FileId, FileReport, Ledger, sql};
 /// Rows that one query reads.
 const BATCH: u32 = 1000;
 
-/// Queries for one page.
-const BATCHES_MAX: u32 = 20;
+/// Queries for one page: few, so that it takes some milliseconds however many files there are.
+const BATCHES_MAX: u32 = 5;
 
 /// Which files are listed.
 #[derive(Debug, Clone, PartialEq, Eq)]

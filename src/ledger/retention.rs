@@ -52,9 +52,9 @@ const OLD: &[Old] = &[
     },
 ];
 
-/// Old runs, after `$2`, with whether they may go unless a result names them: `$1` and the limit as in [`Old`]. The last
-/// run of a connection stays, and so do runs that are not over. No later result names a run that may go: only the end of
-/// a run, and its jobs, record results of it.
+/// Old runs, after `$2`, with whether they may go unless a result names them: `$1` and the limit as in [`Old`]. The
+/// last run of a connection stays, and so do runs that are not over. No later result names a run that may go: only the
+/// end of a run, and its jobs, record results of it.
 const OLD_RUNS: &str = "SELECT r.id, r.phase = 'ended' AND r.id < (SELECT MAX(n.id) FROM runs n \
      WHERE n.connection_id = r.connection_id) AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.run_id = r.id) \
      AS goes FROM runs r WHERE r.requested_at < $1 AND r.id > $2 ORDER BY r.id LIMIT $3";
@@ -159,8 +159,8 @@ impl Ledger {
         }
     }
 
-    /// Removes from `runs` those that a result names. There is no index for it, which would make each result larger: all
-    /// results since the first of these runs are read, once, in parts.
+    /// Removes from `runs` those that a result names. There is no index for it, which would make each result larger:
+    /// all results since the first of these runs are read, once, in parts.
     async fn retain_without_results(&self, runs: &mut BTreeSet<i64>) -> Result<(), Error> {
         // Ids rise: the results of a run have greater ones.
         let mut from = runs.first().copied().unwrap_or(0);

@@ -114,7 +114,7 @@ impl Pool {
 }
 
 impl Free {
-    /// The size of a buffer for so many bytes.
+    /// The size of a buffer for `len` bytes.
     fn size(&self, len: usize) -> usize {
         if len > self.step {
             len.next_multiple_of(self.step)
@@ -129,7 +129,7 @@ impl Free {
         Some(buffers.remove(at))
     }
 
-    /// Gives the oldest buffers back to the system until the others have no more than so many bytes.
+    /// Gives the oldest buffers back to the system until the others have at most this many bytes.
     fn shrink_to(&self, bytes: usize) {
         let mut buffers = self.lock();
         let mut all: usize = buffers.iter().map(|buffer| buffer.len()).sum();
