@@ -574,7 +574,10 @@ fn read(path: &Path) -> Result<(String, String), ConfigErrors> {
                 }
                 io::ErrorKind::PermissionDenied => &format!(
                     "{}; the service's user needs read access to it",
-                    permission::advice(path)
+                    permission::advice_for_both(
+                        path,
+                        &Environment::for_file(path).default_state_path()
+                    )
                 ),
                 _ => "give the service's user read access to it",
             };

@@ -23,6 +23,19 @@ pub(crate) fn advice(path: &Path) -> String {
     text(refusing(path).as_ref())
 }
 
+/// The same for a command that needs `other` as well, if that is there: a group only helps if it may use both.
+pub(crate) fn advice_for_both(path: &Path, other: &Path) -> String {
+    text(of_both(refusing(path), refusing(other)).as_ref())
+}
+
+fn of_both(one: Option<Owners>, other: Option<Owners>) -> Option<Owners> {
+    let mut one = one?;
+    if other.is_some_and(|other| other.group != one.group) {
+        one.group = None;
+    }
+    Some(one)
+}
+
 fn text(owners: Option<&Owners>) -> String {
     let mut others = Vec::new();
     if let Some(Owners { user, group }) = owners {
@@ -99,6 +112,26 @@ mod tests {
             table += "\n";
         }
         insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn a_group_that_may_use_only_one_of_two_files_is_no_advice() {
+        let owners = |group: Option<&str>| {
+            let group = group.map(ToOwned::to_owned);
+            let user = "root".to_owned();
+            Some(Owners { user, group })
+        };
+        let file = || owners(Some("itwin-syncd"));
+        for (other, has_group) in [
+            (None, true),
+            (owners(Some("itwin-syncd")), true),
+            (owners(None), false),
+            (owners(Some("cad")), false),
+        ] {
+            let both = of_both(file(), other.clone()).unwrap();
+            assert_eq!(both.group.is_some(), has_group, "{other:?}");
+        }
+        assert_eq!(of_both(None, file()), None);
     }
 
     #[test]

@@ -263,10 +263,16 @@ async fn open_or_wait(
     stop: &CancellationToken,
     reloads: &mut Option<Reloads>,
 ) -> Result<Option<Ledger>, Error> {
-    if until == Until::Stopped && config.state.path.server.is_some() {
-        return standby::open_ledger(config, stop, reloads).await;
-    }
-    Ok(Some(open_ledger(config).await?))
+    let ledger = if until == Until::Stopped && config.state.path.server.is_some() {
+        match standby::open_ledger(config, stop, reloads).await? {
+            Some(ledger) => ledger,
+            None => return Ok(None),
+        }
+    } else {
+        open_ledger(config).await?
+    };
+    ledger.retry_corrected().await?;
+    Ok(Some(ledger))
 }
 
 /// Whoever starts a single pass has chosen its time.

@@ -66,7 +66,7 @@ impl SourceFiles {
         match self.load() {
             Load::Fits => {}
             Load::Near => text += &format!(", of {MAX} that an iModel accepts"),
-            Load::Over => text += &format!(", but an iModel accepts {MAX}"),
+            Load::Over => text += &format!(" needed, but an iModel accepts {MAX}"),
         }
         text
     }
@@ -102,7 +102,7 @@ mod tests {
                 0,
                 0,
                 Load::Over,
-                "300 source files, but an iModel accepts 250",
+                "300 source files needed, but an iModel accepts 250",
             ),
             // Two are gone from the folders, and still mapped.
             (
@@ -110,7 +110,7 @@ mod tests {
                 5,
                 247,
                 Load::Over,
-                "252 source files (249 of them not of watched files), but an iModel accepts 250",
+                "252 source files (249 of them not of watched files) needed, but an iModel accepts 250",
             ),
         ] {
             let found = SourceFiles::of_folders(watched, ours, foreign);

@@ -41,6 +41,15 @@ pub(super) struct Health {
 enum Problem {
     #[error("no daemon is running with the ledger in {0:?}")]
     NotRunning(PathBuf),
+    #[error(
+        "cannot read the configuration {file:?}, and no daemon is running with the usual ledger in {state:?}"
+    )]
+    Unreadable {
+        file: PathBuf,
+        state: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the daemon did not answer within {0:?}")]
     Late(Duration),
     #[error(transparent)]
@@ -55,6 +64,9 @@ impl Problem {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Unreachable(error) => error.hint(),
+            Self::Unreadable { .. } => {
+                Some("name the daemon's file with --config or ITWIN_SYNCD_CONFIG".to_owned())
+            }
             _ => None,
         }
     }
@@ -65,6 +77,7 @@ pub(super) async fn healthcheck(arguments: &Arguments) -> u8 {
     let state = config::state_path(&arguments.config.config);
     let asked = tokio::time::timeout(arguments.timeout, ask(&state)).await;
     let problem = asked.unwrap_or(Err(Problem::Late(arguments.timeout))).err();
+    let problem = problem.map(|problem| with_file(problem, &arguments.config.config));
     print_line(&match &problem {
         _ if arguments.json => json::text(&Health {
             version: json::VERSION,
@@ -92,6 +105,18 @@ async fn ask(state: &Path) -> Result<(), Problem> {
     }
 }
 
+/// Without its file, the daemon may have another ledger than the usual one.
+fn with_file(problem: Problem, file: &Path) -> Problem {
+    match (problem, std::fs::File::open(file)) {
+        (Problem::NotRunning(state), Err(source)) => Problem::Unreadable {
+            file: file.to_owned(),
+            state,
+            source,
+        },
+        (problem, _) => problem,
+    }
+}
+
 fn line(problem: &Problem) -> String {
     let hint = problem
         .hint()
@@ -112,6 +137,11 @@ mod tests {
         };
         let all = [
             Problem::NotRunning("/var/lib/itwin-syncd".into()),
+            Problem::Unreadable {
+                file: "/etc/itwin-syncd/config.toml".into(),
+                state: "/var/lib/itwin-syncd".into(),
+                source: std::io::ErrorKind::NotFound.into(),
+            },
             Problem::Late(Duration::from_secs(5)),
             Problem::Unreachable(unreachable),
             Problem::NotWorking("the upload queue is stalled".to_owned()),

@@ -320,7 +320,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Gives every claim back, as the last process left them, and tries again what the operator may have corrected.
+    /// Gives every claim back, as the last process left them.
     pub(super) async fn release_claims(&self) -> Result<(), Error> {
         self.db
             .write("take up the work of the last process", async |tx| {
@@ -329,10 +329,11 @@ impl Ledger {
                     .await
             })
             .await?;
-        self.retry_corrected().await
+        Ok(())
     }
 
-    /// Makes jobs due whose failure the operator may have corrected, by another configuration or elsewhere.
+    /// Makes jobs due whose failure the operator may have corrected, by another configuration or elsewhere: at a start
+    /// and at a reload of the daemon. A command that changes the ledger without a daemon does not.
     pub async fn retry_corrected(&self) -> Result<(), Error> {
         self.db
             .write("try failed files again", async |tx| {

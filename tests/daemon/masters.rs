@@ -161,7 +161,7 @@ async fn the_advice_of_a_full_imodel_ends_the_failure() {
     daemon.says("as many source files as it accepts, 250").await;
     let counted = async || {
         let shown = site.run(&["status"]).await.out;
-        shown.contains("251 source files, but an iModel accepts 250")
+        shown.contains("251 source files needed, but an iModel accepts 250")
     };
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     while !counted().await {
@@ -189,7 +189,7 @@ async fn check_and_dry_run_count_source_files_of_all_watches() {
     tree(&north, 200, 0);
     write(&north.join("list.xlsx"), "list");
     tree(&south, 3, 96);
-    let too_many = "300 source files, but an iModel accepts 250";
+    let too_many = "300 source files needed, but an iModel accepts 250";
     for command in [&["check"][..], &["run", "--dry-run"]] {
         let ended = site.run(command).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
