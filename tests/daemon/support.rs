@@ -462,7 +462,8 @@ impl Daemon {
         false
     }
 
-    /// Whether it ends by itself before it has nothing to do any more, for which it gets `at_least` so long. Kills it then.
+    /// Whether it ends by itself before it has nothing to do any more; it has at least this long for that. Kills it
+    /// then.
     #[cfg(feature = "failpoints")]
     pub async fn ended_by_itself_before(
         mut self,

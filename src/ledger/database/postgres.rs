@@ -1,8 +1,8 @@
 //! The ledger in a database of a PostgreSQL server.
 //!
 //! Connects, checks the server and migrates the database, begins transactions, and says what to do after an error: what
-//! passes by itself is waited for, and the transaction repeated. If the answer to a commit is lost, the database says what
-//! became of the transaction before the next one begins.
+//! passes by itself is waited for, and the transaction repeated. If the answer to a commit is lost, the database says
+//! what became of the transaction before the next one begins.
 //!
 //! One connection writes. Each of its transactions begins with a lock that all writers of the database have in common,
 //! so they follow each other as in SQLite, whatever number of processes there is; and fails if this process is not the
