@@ -569,6 +569,9 @@ fn read(path: &Path) -> Result<(String, String), ConfigErrors> {
         .map_err(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::InvalidData => "save it as UTF-8",
+                io::ErrorKind::NotFound if path.starts_with("/etc") => {
+                    "run `sudo itwin-syncd init` to write one, or pass its path with --config"
+                }
                 io::ErrorKind::NotFound => {
                     "run `itwin-syncd init` to write one, or pass its path with --config"
                 }

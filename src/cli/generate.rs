@@ -21,7 +21,8 @@ pub(super) fn generate(arguments: &Arguments) -> u8 {
     match write(&arguments.directory) {
         Ok(()) => EXIT_GOOD,
         Err(error) => {
-            print_error(&error, None);
+            let text = format!("cannot write to {:?}: {error}", arguments.directory);
+            print_error(&io::Error::new(error.kind(), text), None);
             EXIT_FAILED
         }
     }

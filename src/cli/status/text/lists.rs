@@ -110,7 +110,7 @@ pub(super) fn in_progress(out: &mut String, view: &StatusView, now: Timestamp) {
     let count = |watch: &WatchView| watch.files.waiting + watch.files.working;
     let all = view.watches.iter().map(count).sum();
     out.push('\n');
-    heading(out, "IN PROGRESS", view.open.len(), all, "--json");
+    heading(out, "IN PROGRESS", view.open.len(), all, "--all");
     for file in &view.open {
         open_file(out, file, &view.uploads, Detail::InGroup, now);
     }
