@@ -170,8 +170,9 @@ async fn more_changed_files_at_once_than_the_limit_suspend_their_watch_until_it_
         assert!(uploads(&site) - before <= 12, "{}", uploads(&site) - before);
     }
     let output = site.run(&["status"]).await.out;
+    // Some of them may have been uploaded before all were complete.
     assert!(
-        output.contains("40 known files changed at once"),
+        output.contains("known files changed at once (limit 10)"),
         "{output}"
     );
     site.tables = site.tables.replace("files = 10", "files = 40");

@@ -254,7 +254,8 @@ fn readers(database: &Path) -> SqlitePool {
     let options = SqliteConnectOptions::new()
         .filename(database)
         .read_only(true)
-        .busy_timeout(Duration::from_secs(5))
+        // Also while a daemon that starts or ends has the file for itself.
+        .busy_timeout(Duration::from_secs(30))
         .disable_statement_logging();
     // A long report uses one; the stages use the other.
     pool(2).connect_lazy_with(options)
