@@ -54,7 +54,9 @@ async fn commands_reach_the_running_daemon_despite_an_error_in_the_file() {
 async fn a_daemon_with_another_file_gets_no_command() {
     let (site, _folder) = Site::with_folder(platform()).await;
     let daemon = site.start();
-    daemon.says("scan finished").await;
+    let is_found = async { while site.run(&["healthcheck"]).await.code != Some(0) {} };
+    let found = tokio::time::timeout(crate::support::PATIENCE, is_found);
+    found.await.unwrap();
     let mut command = crate::support::program();
     command
         .args(["pause", "--config"])
