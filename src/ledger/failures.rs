@@ -208,6 +208,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_start_tries_again_what_the_operator_may_have_corrected_and_a_command_that_opens_the_ledger_does_not()
+     {
+        let f = Fixture::new().await;
+        f.hand_over("a.dgn", 1, 0).await;
+        let job = f.claim(0).await.unwrap();
+        let blocked = Refusal {
+            kind: FailureKind::Blocked,
+            ..refusal(Again::FailedUntil(at(1000)))
+        };
+        f.ledger.put_off(&job, &blocked, at(1)).await.unwrap();
+        let f = f.restart().await;
+        assert_eq!(f.file("a.dgn").await.job, Some(JobState::Failed));
+        assert!(f.claim(2).await.is_none());
+        f.ledger.retry_corrected().await.unwrap();
+        assert!(f.claim(2).await.is_some());
+    }
+
+    #[tokio::test]
     async fn a_failure_that_is_tried_slowly_is_reported_once_for_each_reason() {
         let f = Fixture::new().await;
         f.hand_over("a.dgn", 1, 0).await;

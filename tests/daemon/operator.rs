@@ -95,31 +95,6 @@ async fn commands_without_a_daemon_take_effect_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn without_a_daemon_a_command_makes_only_those_files_due_that_it_is_for() {
-    let (site, folder) = Site::with_folder(platform().max_source_files(1)).await;
-    for name in ["a.ifc", "b.ifc", "c.ifc"] {
-        write(&folder.join(name), name);
-    }
-    // A start would try them again, because the iModel may have room by then.
-    assert_eq!(site.run(&["run", "--once"]).await.code, Some(1));
-    let failed = async || {
-        let files = site.status().await;
-        files
-            .values()
-            .filter(|file| file["state"] == "failed")
-            .count()
-    };
-    assert_eq!(failed().await, 2);
-    for arguments in [["pause", "north"], ["resume", "north"]] {
-        let done = site.run(&arguments).await;
-        assert_eq!(done.code, Some(0), "{done:?}");
-        assert_eq!(failed().await, 2, "{arguments:?}");
-    }
-    let retried = site.run(&["retry", "--failed"]).await;
-    assert!(retried.out.contains("2 files"), "{retried:?}");
-}
-
-#[tokio::test]
 async fn status_of_several_files_shows_the_known_ones_and_fails_for_failed_and_unknown_ones() {
     let (site, folder) = Site::with_folder(platform()).await;
     write(&folder.join("house.ifc"), "house");
