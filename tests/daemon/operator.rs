@@ -231,7 +231,8 @@ async fn the_control_socket_is_for_user_and_group_and_removed_at_a_graceful_stop
     let (site, _folder) = Site::with_folder(platform()).await;
     let socket = site.path("state/control.sock");
     let daemon = site.start();
-    daemon.says("scan finished").await;
+    // It is there a moment after the start.
+    site.shows("is running", &daemon).await;
     let mode = socket.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
     daemon.kill().await;
@@ -239,9 +240,7 @@ async fn the_control_socket_is_for_user_and_group_and_removed_at_a_graceful_stop
     let output = site.run(&["status"]).await.out;
     assert!(output.contains("not running"), "{output}");
     let daemon = site.start();
-    daemon.says("scan finished").await;
-    let output = site.run(&["status"]).await.out;
-    assert!(output.contains("is running"), "{output}");
+    site.shows("is running", &daemon).await;
     daemon.stop().await;
     assert!(!socket.exists());
 }
