@@ -462,8 +462,7 @@ impl Daemon {
         false
     }
 
-    /// Whether it ends by itself before it has nothing to do any more; it has at least this long for that. Kills it
-    /// then.
+    /// Whether it ends by itself. It has time until `is_done`, and at least `at_least`; then it is killed.
     #[cfg(feature = "failpoints")]
     pub async fn ended_by_itself_before(
         mut self,
