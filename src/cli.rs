@@ -14,6 +14,7 @@ mod generate;
 mod healthcheck;
 mod init;
 mod json;
+mod ledger;
 mod login;
 mod matching;
 mod operate;
@@ -211,6 +212,9 @@ enum Command {
     /// Removes only source files, and only while no run of that iModel is active. Storage files stay. `status` shows
     /// which iModels still have files of a watch.
     Detach(detach::Arguments),
+    /// Copy the ledger between SQLite and PostgreSQL
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Run an emulator of the iTwin Platform, to try everything without an account
     ///
     /// Prints the URLs and the credentials for the configuration.
@@ -306,6 +310,7 @@ impl Cli {
                 Command::Alert(command) => alert::alert(&command).await,
                 Command::Orphans(arguments) => orphans::orphans(&arguments).await,
                 Command::Detach(arguments) => detach::detach(&arguments).await,
+                Command::Ledger(command) => ledger::ledger(&command).await,
                 Command::Emulator(arguments) => emulator::emulator(&arguments).await,
                 Command::Demo(arguments) => demo::demo(&arguments).await,
                 Command::Generate(arguments) => generate::generate(&arguments),

@@ -466,8 +466,16 @@ impl ReadOnlyConfig {
     /// # Errors
     /// Every error of the file itself.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::load_with(path, &Environment::for_file(path))
+    }
+
+    /// The same in another environment than that of the process.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with(path: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
         let (file, text) = read(path)?;
-        Self::parse(&text, &file, &Environment::for_file(path))
+        Self::parse(&text, &file, environment)
     }
 
     /// Reads the file and compares its folders, as far as this machine has them; secrets are not read.
@@ -519,6 +527,13 @@ impl ReadOnlyConfig {
 }
 
 impl Watch {
+    /// A digest of all settings, the same in every process with the same version and configuration.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let digest = blake3::hash(format!("{self:?}").as_bytes());
+        digest.to_hex().to_string()
+    }
+
     /// Whether files of both watches could end up in the same storage folder: one `storage_folder` equals or contains
     /// the other.
     ///

@@ -55,7 +55,7 @@ use url::Url;
 use crate::bandwidth::{BandwidthLimiter, Period};
 use crate::lease::Lease;
 use crate::login_file::LoginFile;
-use crate::retry::Budget;
+use crate::retry::{Budget, Portions};
 use crate::secret::ClientSecret;
 
 pub use crate::retry::RequestLimits;
@@ -83,7 +83,7 @@ pub use user_grant::{PendingSignIn, SignOut};
 use api::Api;
 use auth::Tokens;
 use blob::Blobs;
-use hosts::Hosts;
+use hosts::{Hosts, PausingPortions};
 use network::Route;
 use transport::platform_client;
 
@@ -155,22 +155,35 @@ impl Client {
     /// # Errors
     /// When TLS cannot be set up on this machine, or a configured certificate is invalid.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        Self::within(settings, None)
+        Self::within(settings, None, None)
     }
 
-    /// The same. Requests that change something are sent while the lease is valid, and wait otherwise.
+    /// The same. Requests that change something are sent while the lease is valid, and wait otherwise. All requests to
+    /// the API are drawn from the portions, and hosts paused as these say.
     ///
     /// # Errors
     /// As [`Client::new`].
-    pub fn within(settings: Settings, lease: Option<Lease>) -> Result<Self, Error> {
+    pub fn within(
+        settings: Settings,
+        lease: Option<Lease>,
+        portions: Option<Arc<dyn Portions>>,
+    ) -> Result<Self, Error> {
         let route = Arc::new(Route::new(settings.network.clone()));
         let total_timeout = settings.network.total_timeout;
         let change_timeout = lease.as_ref().map(|_| total_timeout.min(CHANGE_MAX));
         let hosts = Arc::new(Hosts::new(Arc::clone(&route), lease));
         let authorities = [&settings.api_url, &settings.issuer_url].map(urls::authority);
+        let authority = authorities[0].clone();
         let platform = platform_client(&route)?;
         let api_url = settings.api_url.clone();
-        let budget = Budget::new(settings.limits);
+        let budget = match portions {
+            Some(portions) => {
+                let hosts = Arc::clone(&hosts);
+                let portions = PausingPortions { portions, hosts };
+                Budget::shared(settings.limits, authority, Arc::new(portions))
+            }
+            None => Budget::new(settings.limits),
+        };
         let limiter = BandwidthLimiter::new(settings.rate.clone());
         let tokens = Tokens::new(platform.clone(), settings, Arc::clone(&hosts));
         let blobs = Blobs::new(&route, Arc::clone(&hosts), limiter)?;

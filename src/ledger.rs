@@ -11,11 +11,13 @@
 //! `runs`, `references`, `spatial_roots`, `run_results`, `results`, `named_versions`; `withdrawals`, `restorations`.
 //! For the operator: `watches`, `inactive`, `windows`, `bulk_change`, `deletion_guard`, `requeue`, `forget`. For
 //! reports: `overview`, `watch_reports`, `file_reports`, `file_pages`, `activity`, `watch_places`,
-//! `run_entries`, `run_progress`, `problems`, `health`, `history`, `hook_results`, `retention`.
+//! `run_entries`, `run_progress`, `problems`, `health`, `history`, `hook_results`, `retention`. For another
+//! engine: `copy`.
 //!
-//! One process at a time may write it (`lock`). A transaction that returned survives the end of the process; those
-//! that something outside depends on also survive a power cut (`database`). The SQL is plain enough for PostgreSQL: ids
-//! come from the program, times are milliseconds since the epoch. Only `database` knows the engine.
+//! One process at a time may write it (`lock`); on a server, others upload beside it (`nodes`). A transaction that
+//! returned survives the end of the process; those that something outside depends on also survive a power cut
+//! (`database`). The SQL is plain enough for PostgreSQL: ids come from the program, times are milliseconds since the
+//! epoch. Only `database` knows the engine.
 
 #![allow(
     clippy::missing_errors_doc,
@@ -31,6 +33,7 @@ mod claims;
 mod clock;
 mod connection_files;
 mod connections;
+mod copy;
 mod counterparts;
 mod created_imodels;
 mod database;
@@ -59,7 +62,9 @@ mod lock;
 mod mappings;
 mod named_versions;
 mod new_files;
+mod nodes;
 mod other_ledgers;
+mod other_views;
 mod overview;
 mod problems;
 mod references;
@@ -77,8 +82,10 @@ mod run_progress;
 mod run_results;
 mod runs;
 mod scan_digests;
+mod seen_shares;
 mod sets;
 mod settings_faults;
+mod shared_requests;
 mod sign_in;
 mod spatial_roots;
 mod state;
@@ -103,7 +110,7 @@ use std::time::Duration;
 
 use crate::filesystem;
 use crate::lease::Lease;
-use crate::ledger_location::LedgerLocation;
+use crate::ledger_location::{LedgerLocation, Server};
 use crate::state_directory::{self, StateDirectory};
 use database::{ContentCheck, Database, Turn, Tx, sql};
 use lock::{Lock, PreviousExit};
@@ -117,8 +124,10 @@ pub use bulk_change::{BulkChange, BulkChangeLimits};
 pub use claims::{Content, StoredContent, UploadJob};
 pub use connection_files::{ConnectionFile, OpenJob, StorageStamp, StoredState};
 pub use connections::{Backlog, ConnectionRecord, Partial};
+pub use copy::{CopiedTable, CopyDirection, CopyError, copy};
 pub use created_imodels::CreatedImodel;
-pub use database::ActiveHost;
+pub use database::content::TableDigest;
+pub use database::{ActiveHost, LedgerOutage};
 pub use deletion_guard::Deletions;
 pub use error::Error;
 pub use failure_groups::{FailureGroup, FailureGroups};
@@ -131,7 +140,7 @@ pub use hand_over::{HandedOver, Ready};
 pub use health::{Health, Summary};
 pub use history::{FileHistory, HistoryEntry, HistoryEvent};
 pub use hook_results::{CreatedVersion, HookResult};
-pub(crate) use identity::{host_name, id_of_place};
+pub(crate) use identity::{DEMO_HOST, host_name, id_of_place};
 pub use ids::{ConnectionId, FileId, RunId, WatchId};
 pub use inactive::Inactive;
 pub use known_files::{Fingerprint, Known};
@@ -139,7 +148,9 @@ pub use mappings::{LastReader, Mapping};
 pub use named_versions::{
     NamedVersionReport, Naming, NamingFailure, Unnamed, VersionFiles, VersionIntent,
 };
+pub use nodes::{NodeReport, RegisteredWatch};
 pub use other_ledgers::{Contest, OtherLedger, Rival};
+pub use other_views::Difference;
 pub use overview::{Lists, Overview, Snapshot};
 pub use problems::Problem;
 pub use references::{Displaced, MappedElsewhere, Surplus, SurplusCause};
@@ -161,7 +172,7 @@ pub use state::{
     Absence, BulkChangeKind, DeletionCause, FailureKind, JobState, OnDelete, Outcome, Relocation,
     RootState, RunEvent, SpatialRootEnd, SpatialRootState, Stage, Step, UploadResult, Withdrawal,
 };
-pub use storage_folders::ImodelRecord;
+pub use storage_folders::{FolderHold, ImodelRecord};
 pub use storage_places::Occupant;
 pub use watch_changes::WatchChange;
 pub use watch_identity::{Recognized, WatchIdentity, recognize};
@@ -199,7 +210,8 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Error::InUse`] when another daemon has the directory, [`Error::Newer`] for a ledger of a later version,
-    /// [`Error::Directory`] when the directory cannot be trusted, [`Error::Io`] and [`Error::Database`] for the rest.
+    /// [`Error::Directory`] when the directory cannot be trusted, [`Error::Moved`] when the ledger continues elsewhere,
+    /// [`Error::Io`] and [`Error::Database`] for the rest.
     pub async fn open(location: impl Into<LedgerLocation>) -> Result<Self, Error> {
         Self::open_within(location, LOCK_WAIT).await
     }
@@ -233,14 +245,7 @@ impl Ledger {
     ) -> Result<Self, Error> {
         let dir: &Path = &location;
         StateDirectory::make(dir)?;
-        if filesystem::is_network(dir).map_err(|source| Error::Io {
-            path: dir.to_owned(),
-            source,
-        })? {
-            return Err(Error::Network {
-                path: dir.to_owned(),
-            });
-        }
+        refuse_network(dir)?;
         let directory = StateDirectory::open(dir)?;
         let (lock, previous) = Lock::acquire(dir, &directory, patience).await?;
         if let Some(server) = &location.server {
@@ -286,30 +291,83 @@ impl Ledger {
             moved_aside: None,
             forgotten: Arc::default(),
         };
-        ledger.identify(location).await?;
+        if let Err(error) = ledger.refuse_moved(location).await {
+            // Its lease is given up as well.
+            ledger.close().await;
+            return Err(error);
+        }
+        if ledger.identify(location).await? {
+            copy::mention_left_behind(location).await;
+        }
         ledger.continue_ids().await?;
         ledger.release_claims().await?;
         ledger.group_earlier_failures().await?;
         Ok(ledger)
     }
 
+    /// Opens a ledger on a server for the uploads of a process that is not the active one. None: not now. The process
+    /// has the lock of the state directory.
+    ///
+    /// # Errors
+    /// [`Error::Server`] when the server refuses it.
+    pub async fn join(location: &LedgerLocation) -> Result<Option<Self>, Error> {
+        let Some(server) = &location.server else {
+            return Ok(None);
+        };
+        let file = lock::metadata(location)?;
+        let joined = Database::join_postgres(server, &file).await?;
+        Ok(joined.map(|db| Self {
+            db,
+            lock: None,
+            moved_aside: None,
+            forgotten: Arc::default(),
+        }))
+    }
+
     /// Opens a ledger for reading only, beside a running daemon or without one.
     ///
     /// # Errors
-    /// [`Error::Missing`] when no daemon has run yet, [`Error::Older`] when none of this version has,
-    /// [`Error::Database`] for the rest.
+    /// [`Error::Missing`] when no daemon has run yet, [`Error::Older`] when none of this version has, [`Error::Moved`]
+    /// when the ledger continues elsewhere, [`Error::Database`] for the rest.
     pub async fn read(location: impl Into<LedgerLocation>) -> Result<Self, Error> {
         let location = location.into();
         let db = match &location.server {
             Some(server) => Database::read_postgres(server).await?,
             None => Database::read_sqlite(&existing(&location)?).await?,
         };
-        Ok(Self {
+        let ledger = Self {
             db,
             lock: None,
             moved_aside: None,
             forgotten: Arc::default(),
-        })
+        };
+        ledger.refuse_moved(&location).await?;
+        Ok(ledger)
+    }
+
+    /// Another view for reading only, in a process that has this ledger open. A server that is away just now is no
+    /// error: the first read connects.
+    ///
+    /// # Errors
+    /// [`Error::Database`] when the file cannot be opened.
+    pub(crate) async fn read_beside(location: &LedgerLocation) -> Result<Self, Error> {
+        match &location.server {
+            Some(server) => Ok(Self {
+                db: Database::read_postgres_later(server)?,
+                lock: None,
+                moved_aside: None,
+                forgotten: Arc::default(),
+            }),
+            None => Self::read(location).await,
+        }
+    }
+
+    /// Whether a start could use this server. Changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn check_server(server: &Server) -> Result<(), Error> {
+        Database::check_postgres(server).await
     }
 
     /// Until when this host may act on the platform; None: it is the only one.
@@ -318,7 +376,13 @@ impl Ledger {
         self.db.lease()
     }
 
-    /// Returns when another host has taken over.
+    /// Reads why this process waits for the database, if it does, without keeping the ledger; None: it never does.
+    #[must_use]
+    pub fn outage(&self) -> Option<impl Fn() -> Option<LedgerOutage> + Send + Sync + use<>> {
+        self.db.outage()
+    }
+
+    /// Returns when this process may not write any more: another host has taken over.
     pub async fn taken_over(&self) -> Error {
         match self.lease() {
             Some(lease) => {
@@ -367,6 +431,21 @@ impl Ledger {
         row::continue_ids_after(last.unwrap_or(0));
         Ok(())
     }
+}
+
+/// # Errors
+/// [`Error::Network`] for a directory where SQLite's locks are not safe.
+fn refuse_network(dir: &Path) -> Result<(), Error> {
+    let is_network = filesystem::is_network(dir).map_err(|source| Error::Io {
+        path: dir.to_owned(),
+        source,
+    })?;
+    if is_network {
+        return Err(Error::Network {
+            path: dir.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// A state directory that a daemon has made.

@@ -1,10 +1,13 @@
-//! Retry: classes of failures, backoff, and pauses that hosts request. The rate limit is in `budget`.
+//! Retry: classes of failures, backoff, and pauses that hosts request. The rate limit is in `budget`, and in
+//! `portions` for hosts that share it.
 //!
 //! In: the number of the attempt and the requested pause. Out: the pause before the next attempt. The only module that
 //! uses the `backoff` crate. It repeats nothing itself except in [`in_place`], the fast one of two layers: the other is
 //! the job's next attempt, which the ledger stores.
 
 mod budget;
+mod limits;
+mod portions;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +19,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub(crate) use budget::Budget;
-pub use budget::RequestLimits;
+pub use limits::{RequestLimits, Spread};
+pub use portions::{Drawing, Order, Portion, Portions};
+pub(crate) use portions::{Drawn, DrawnInHour, HOUR, MINUTE, portion};
 
 /// Number of tries in place, including the first.
 const QUICK_TRIES: u32 = 3;
@@ -165,11 +170,15 @@ impl Gate {
 
     /// Closes the gate for `pause` from now, unless it is already closed for longer.
     pub(crate) fn close(&self, pause: Duration) {
+        self.keep_closed(pause);
+        self.closed.notify_one();
+    }
+
+    /// The same for a pause that is known already: nobody is notified.
+    pub(crate) fn keep_closed(&self, pause: Duration) {
         let opens = Instant::now() + pause.min(FLOOR_MAX);
         let mut guard = self.lock();
         *guard = Some(guard.map_or(opens, |before| before.max(opens)));
-        drop(guard);
-        self.closed.notify_one();
     }
 
     /// Waits until the gate opens, if that is soon.

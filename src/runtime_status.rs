@@ -45,6 +45,7 @@ struct Inner {
     retries: AtomicU64,
     upload_seconds: Mutex<Histogram>,
     outage: OnceLock<OutageProbe>,
+    ledger_outage: Mutex<Option<LedgerOutageProbe>>,
     undelivered: Mutex<BTreeMap<String, Undelivered>>,
     page_problem: Mutex<Option<PageProblem>>,
     standby: Mutex<Option<Standby>>,
@@ -56,6 +57,15 @@ struct OutageProbe(Box<dyn Fn() -> Option<Outage> + Send + Sync>);
 impl std::fmt::Debug for OutageProbe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("OutageProbe")
+    }
+}
+
+/// Reads why the service waits for the database of its ledger.
+struct LedgerOutageProbe(Box<dyn Fn() -> Option<LedgerOutage> + Send + Sync>);
+
+impl std::fmt::Debug for LedgerOutageProbe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LedgerOutageProbe")
     }
 }
 
@@ -106,6 +116,9 @@ pub struct RuntimeStatus {
     /// The platform cannot be reached.
     #[serde(default)]
     pub outage: Option<Outage>,
+    /// The database of the ledger cannot be used.
+    #[serde(default)]
+    pub ledger_outage: Option<LedgerOutage>,
     /// Alerts and hooks whose messages are not delivered.
     #[serde(default)]
     pub undelivered: Vec<Undelivered>,
@@ -126,6 +139,9 @@ pub struct Standby {
     /// Since when it is active.
     #[cfg_attr(test, schemars(with = "String"))]
     pub since: Timestamp,
+    /// Whether it uploads as well.
+    #[serde(default)]
+    pub uploads: bool,
     /// Watches that this host has otherwise, by name.
     pub different_watches: Vec<String>,
 }
@@ -135,6 +151,9 @@ impl Standby {
     pub(crate) fn text(&self) -> String {
         let since = self.since.strftime("%F %TZ");
         let mut text = format!("standby; active: {} since {since}", self.active);
+        if self.uploads {
+            text.push_str("; uploads as well");
+        }
         if !self.different_watches.is_empty() {
             text.push_str("; watches of this host differ: ");
             text.push_str(&self.different_watches.join(", "));
@@ -176,6 +195,19 @@ pub struct Outage {
     pub since: Timestamp,
     /// Why the last one failed.
     pub reason: String,
+}
+
+/// The service waits for the database of its ledger: the server is away, or its disk is full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LedgerOutage {
+    /// Since when.
+    #[cfg_attr(test, schemars(with = "String"))]
+    pub since: Timestamp,
+    /// Why the last attempt failed.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: String,
 }
 
 /// An upload in progress.
@@ -228,6 +260,7 @@ impl StatusTracker {
                 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0,
             ])),
             outage: OnceLock::new(),
+            ledger_outage: Mutex::default(),
             undelivered: Mutex::default(),
             page_problem: Mutex::default(),
             standby: Mutex::default(),
@@ -294,6 +327,21 @@ impl StatusTracker {
     /// Sets how to read whether the platform is unreachable. Only the first call has an effect.
     pub fn read_outage_by(&self, read: impl Fn() -> Option<Outage> + Send + Sync + 'static) {
         let _set_before = self.0.outage.set(OutageProbe(Box::new(read)));
+    }
+
+    /// Sets how to read why the service waits for the database of its ledger.
+    pub fn read_ledger_outage_by(
+        &self,
+        read: impl Fn() -> Option<LedgerOutage> + Send + Sync + 'static,
+    ) {
+        *held(&self.0.ledger_outage) = Some(LedgerOutageProbe(Box::new(read)));
+    }
+
+    /// Why the service waits for the database of its ledger.
+    #[must_use]
+    pub fn ledger_outage(&self) -> Option<LedgerOutage> {
+        let probe = held(&self.0.ledger_outage);
+        probe.as_ref().and_then(|probe| (probe.0)())
     }
 
     /// Adds a watched folder, replacing one of the same watch.
@@ -417,6 +465,7 @@ impl StatusTracker {
                 .collect(),
             roots: shown,
             outage: self.0.outage.get().and_then(|probe| (probe.0)()),
+            ledger_outage: self.ledger_outage(),
             undelivered: self.undelivered(),
             page_problem: held(&self.0.page_problem).clone(),
             standby: self.standby(),

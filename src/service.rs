@@ -15,9 +15,11 @@ mod interfaces;
 mod new_imodels;
 mod once;
 mod reload;
+mod shares;
 mod sign_in;
 pub mod signals;
 mod standby;
+mod standby_uploads;
 mod systemd;
 mod tasks;
 mod watchdog;
@@ -30,13 +32,15 @@ use tracing::{error, info};
 
 use crate::config::{Account, Config};
 use crate::itwin::{self, Client, Credentials, Settings};
-use crate::lease::Lease;
 use crate::ledger::{self, Inactive, Ledger, Outcome, Summary};
 use crate::login_file::LoginFile;
 use crate::watch as watching;
 pub use reload::Reloads;
 use tasks::Tasks;
 pub(crate) use tasks::watch_specs;
+
+/// A stop waits for the ledger no longer than this, beside the grace period: its server may be away for any time.
+const LEDGER_GRACE: Duration = Duration::from_secs(5);
 
 /// When the service ends without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +89,17 @@ pub enum Error {
         /// Their names.
         watches: Vec<String>,
     },
+    /// Another host sees more of the folders.
+    #[error(
+        "the folders of this host are not all available, and {host} sees them: it becomes active"
+    )]
+    LeftToAnother {
+        /// Its name.
+        host: String,
+    },
+    /// A single pass was stopped, and its results are not known.
+    #[error("stopped while waiting for the ledger")]
+    Unfinished,
     /// A task ended that should run until the stop.
     #[error("task {0:?} ended unexpectedly")]
     Ended(String),
@@ -99,6 +114,10 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         if matches!(self, Self::DifferentWatches { .. }) {
             let hint = "give all hosts the same [[watch]] sections; a change comes to the active host first";
+            return Some(hint.to_owned());
+        }
+        if matches!(self, Self::LeftToAnother { .. }) {
+            let hint = "check the mounts of this host; it is standby after its restart";
             return Some(hint.to_owned());
         }
         self.of_ledger().and_then(ledger::Error::hint)
@@ -164,22 +183,14 @@ pub async fn run(
     let began = crate::clock::now();
     descriptors::raise();
     let Some(ledger) = open_or_wait(&mut config, until, &stop, &mut reloads).await? else {
-        info!("stopped");
-        return Ok(Pass::nothing(began));
+        return stopped_early(until, began);
     };
-    clock::correct(&ledger).await?;
-    let client = client(&config, ledger.lease()).map_err(Error::Client)?;
-    host_backoffs::resume(&client, &ledger).await?;
-    log_proxy(&config);
-    config.know_imodels(&ledger.created_imodels().await?);
     let (known, mut imodel_known) = tokio::sync::mpsc::channel(1);
-    let mut tasks = Tasks::start(&config, &ledger, &client, known).await?;
-    tasks.start_sign_in(&ledger, &client, until).await?;
-    tasks
-        .start_interfaces(&config, &ledger, &client, until)
-        .await?;
-    systemd::ready(&watchdog::line(&ledger, None).await?);
-    tasks.watchdog(&ledger);
+    let started = tokio::select! {
+        started = start(&mut config, &ledger, until, known) => started?,
+        () = overdue(&ledger, &stop) => return stopped_early(until, began),
+    };
+    let (client, mut tasks) = started;
     let mut prepared = Ok(());
     if until == Until::Done {
         prepared = tasks
@@ -188,43 +199,42 @@ pub async fn run(
     }
     let pass = tasks.pass();
     let looked_at = ledger.clone();
-    let done = async move {
-        match until {
-            Until::Done => once::done(pass, looked_at).await,
-            Until::Stopped => std::future::pending().await,
+    // With all that it waits for: what holds a connection would keep the ledger from being closed.
+    let work = async {
+        let done = async move {
+            match until {
+                Until::Done => once::done(pass, looked_at).await,
+                Until::Stopped => std::future::pending().await,
+            }
+        };
+        tokio::pin!(done);
+        let seen_by_another = shares::seen_by_another_only(ledger.clone(), until);
+        tokio::pin!(seen_by_another);
+        loop {
+            if prepared.is_err() {
+                break prepared;
+            }
+            tokio::select! {
+                ended = tasks.unasked_end() => break Err(ended),
+                error = ledger.taken_over() => break Err(error.into()),
+                host = &mut seen_by_another => break Err(Error::LeftToAnother { host }),
+                () = stop.cancelled() => break Ok(()),
+                done = &mut done => break done,
+                Some(()) = imodel_known.recv() => {
+                    prepared = tasks.use_created(&mut config, &ledger, &client).await;
+                }
+                loaded = reload::next(&mut reloads) => {
+                    if let Err(error) = tasks.take_up(loaded, &mut config, &ledger, &client).await {
+                        break Err(error);
+                    }
+                }
+            }
         }
     };
-    tokio::pin!(done);
-    let ended = loop {
-        if prepared.is_err() {
-            break prepared;
-        }
-        tokio::select! {
-            ended = tasks.unasked_end() => break Err(ended),
-            error = ledger.taken_over() => break Err(error.into()),
-            () = stop.cancelled() => break Ok(()),
-            done = &mut done => break done,
-            Some(()) = imodel_known.recv() => {
-                prepared = tasks.use_created(&mut config, &ledger, &client).await;
-            }
-            (loaded, levels) = reload::next(&mut reloads) => {
-                let note = match loaded {
-                    Ok(new) => match tasks.reload(&config, new, &ledger, &client, levels).await {
-                        Ok(taken) => {
-                            config = taken;
-                            None
-                        }
-                        Err(error) => break Err(error),
-                    },
-                    Err(mistakes) => Some(reload::refuse(&mistakes)),
-                };
-                match watchdog::line(&ledger, note.as_deref()).await {
-                    Ok(line) => systemd::ready(&line),
-                    Err(error) => break Err(error.into()),
-                }
-                tasks.note.send_replace(note);
-            }
-        }
+    let ended = tokio::select! {
+        ended = work => ended,
+        // A reload or another step waits for the ledger.
+        () = overdue(&ledger, &stop) => Ok(()),
     };
     systemd::stopping(config.shutdown_grace);
     let unreachable = tasks.troubles(|progress| progress.problem.clone());
@@ -235,25 +245,88 @@ pub async fn run(
     {
         ledger.mark_corrupt(error);
     }
-    let results = ledger.results_since(began).await?;
-    let open = ledger.summary(crate::clock::now()).await?;
-    let awaiting = awaiting(&ledger).await?;
+    if let Err(error @ Error::LeftToAnother { .. }) = ended {
+        // The other host waits for that.
+        ledger.close().await;
+        return Err(error);
+    }
+    let passed = tokio::select! {
+        passed = passed(&ledger, began) => passed?,
+        () = overdue(&ledger, &stop) => {
+            ended?;
+            // Its lease ends by itself.
+            return stopped_early(until, began);
+        }
+    };
     ended?;
     // Not after an error, which may be the ledger's: then the next start checks the ledger.
     ledger.close().await;
     info!(
-        pending = open.pending + open.later,
-        failed = open.failed,
+        pending = passed.open.pending + passed.open.later,
+        failed = passed.open.failed,
         "stopped"
     );
     Ok(Pass {
-        results,
-        open,
         unreachable,
         left_out,
-        awaiting,
+        ..passed
+    })
+}
+
+/// Starts all tasks, and says that the service is ready.
+async fn start(
+    config: &mut Config,
+    ledger: &Ledger,
+    until: Until,
+    known: tokio::sync::mpsc::Sender<()>,
+) -> Result<(Client, Tasks), Error> {
+    ledger.retry_corrected().await?;
+    // A standby has used the clock of the active host.
+    crate::clock::make_steady();
+    clock::correct(ledger).await?;
+    let client = client(config, Some(ledger)).map_err(Error::Client)?;
+    host_backoffs::resume(&client, ledger).await?;
+    log_proxy(config);
+    config.know_imodels(&ledger.created_imodels().await?);
+    let mut tasks = Tasks::start(config, ledger, &client, known).await?;
+    tasks.start_sign_in(ledger, &client, until).await?;
+    tasks
+        .start_interfaces(config, ledger, &client, until)
+        .await?;
+    systemd::ready(&watchdog::line(ledger, None).await?);
+    tasks.watchdog(ledger);
+    Ok((client, tasks))
+}
+
+/// What the ledger says of a pass.
+async fn passed(ledger: &Ledger, began: Timestamp) -> Result<Pass, Error> {
+    Ok(Pass {
+        results: ledger.results_since(began).await?,
+        open: ledger.summary(crate::clock::now()).await?,
+        awaiting: awaiting(ledger).await?,
         ..Pass::nothing(began)
     })
+}
+
+/// Returns [`LEDGER_GRACE`] after the stop signal, if the ledger is on a server.
+async fn overdue(ledger: &Ledger, stop: &CancellationToken) {
+    if !ledger.is_shared() {
+        std::future::pending::<()>().await;
+    }
+    stop.cancelled().await;
+    tokio::time::sleep(LEDGER_GRACE).await;
+}
+
+/// The end of a service that was stopped while it waited for its ledger.
+fn stopped_early(until: Until, began: Timestamp) -> Result<Pass, Error> {
+    match until {
+        Until::Stopped => {
+            info!("stopped");
+            Ok(Pass::nothing(began))
+        }
+        // Nobody knows whether everything is synchronized.
+        Until::Done => Err(Error::Unfinished),
+    }
 }
 
 /// Opens the ledger. A service waits for that while another host is active; None: it was stopped meanwhile.
@@ -263,16 +336,13 @@ async fn open_or_wait(
     stop: &CancellationToken,
     reloads: &mut Option<Reloads>,
 ) -> Result<Option<Ledger>, Error> {
-    let ledger = if until == Until::Stopped && config.state.path.server.is_some() {
-        match standby::open_ledger(config, stop, reloads).await? {
-            Some(ledger) => ledger,
-            None => return Ok(None),
-        }
-    } else {
-        open_ledger(config).await?
-    };
-    ledger.retry_corrected().await?;
-    Ok(Some(ledger))
+    if until == Until::Stopped && config.state.path.server.is_some() {
+        return Box::pin(standby::open_ledger(config, stop, reloads)).await;
+    }
+    tokio::select! {
+        opened = open_ledger(config) => Ok(Some(opened?)),
+        () = stop.cancelled() => Ok(None),
+    }
 }
 
 /// Whoever starts a single pass has chosen its time.
@@ -332,11 +402,12 @@ async fn awaiting(ledger: &Ledger) -> Result<Vec<(String, String)>, ledger::Erro
     Ok(waiting.collect())
 }
 
-/// The platform's client as configured. It changes nothing on the platform while `lease` is not valid.
+/// The platform's client as configured. If other hosts share the ledger, it changes nothing on the platform while the
+/// lease of this one is not valid, and shares limits and pauses with them.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub fn client(config: &Config, lease: Option<Lease>) -> Result<Client, itwin::Error> {
+pub fn client(config: &Config, ledger: Option<&Ledger>) -> Result<Client, itwin::Error> {
     let settings = Settings {
         api_url: config.itwin.api_url.clone(),
         issuer_url: config.itwin.issuer_url.clone(),
@@ -350,7 +421,9 @@ pub fn client(config: &Config, lease: Option<Lease>) -> Result<Client, itwin::Er
         rate: config.upload.rate.clone(),
         network: config.network.clone(),
     };
-    Client::within(settings, lease)
+    let lease = ledger.and_then(Ledger::lease);
+    let portions = ledger.and_then(Ledger::portions);
+    Client::within(settings, lease, portions)
 }
 
 #[cfg(test)]
@@ -385,6 +458,10 @@ mod tests {
                 active: "cad1".to_owned(),
                 watches: vec!["north".to_owned(), "south".to_owned()],
             },
+            Error::LeftToAnother { .. } => Error::LeftToAnother {
+                host: "cad2".to_owned(),
+            },
+            Error::Unfinished => Error::Unfinished,
             Error::Ended(_) => Error::Ended("uploads".to_owned()),
             Error::Panicked(_) => Error::Panicked("task 7 panicked".to_owned()),
         }));

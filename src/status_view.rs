@@ -12,8 +12,10 @@ mod watches;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::ledger::{Overview, RunEntry, RunSummary, WatchReport};
-use crate::runtime_status::{Outage, PageProblem, RuntimeStatus, Standby, Undelivered};
+use crate::ledger::{NodeReport, Overview, RunEntry, RunSummary, WatchReport};
+use crate::runtime_status::{
+    LedgerOutage, Outage, PageProblem, RuntimeStatus, Standby, Undelivered,
+};
 #[cfg(test)]
 pub(crate) use failure_groups::ExampleView;
 pub(crate) use failure_groups::{FailureGroupView, view as failure_group};
@@ -89,12 +91,16 @@ pub(crate) struct StatusView {
     pub(crate) daemon: Option<DaemonView>,
     /// All requests to the platform fail.
     pub(crate) platform_outage: Option<Outage>,
+    /// The service waits for the database of its ledger.
+    pub(crate) ledger_outage: Option<LedgerOutage>,
     /// Alerts and hooks whose messages are not delivered.
     pub(crate) undelivered: Vec<Undelivered>,
     /// The page is configured and cannot be served.
     pub(crate) page_problem: Option<PageProblem>,
     /// Another host is active.
     pub(crate) standby: Option<Standby>,
+    /// The hosts that share the ledger.
+    pub(crate) nodes: Vec<NodeReport>,
     pub(crate) watches: Vec<WatchView>,
     pub(crate) uploads: Vec<UploadView>,
     /// All files that are on their way; None if there are none.
@@ -115,9 +121,11 @@ impl StatusView {
         Self {
             daemon: now.map(daemon),
             platform_outage: now.and_then(|now| now.outage.clone()),
+            ledger_outage: now.and_then(|now| now.ledger_outage.clone()),
             undelivered: now.map(|now| now.undelivered.clone()).unwrap_or_default(),
             page_problem: now.and_then(|now| now.page_problem.clone()),
             standby: now.and_then(|now| now.standby.clone()),
+            nodes: overview.nodes.clone(),
             watches: overview
                 .watches
                 .iter()

@@ -6,6 +6,8 @@
 //! file whose fingerprint changed since the watch handed it over waits until it has settled again.
 //!
 //! A job is claimed only when a worker is free, so upload URLs, which expire, are requested only when they can be used.
+//!
+//! If hosts share the ledger, those that are standby upload as well (`standby`).
 
 mod claims;
 mod destination;
@@ -16,10 +18,12 @@ mod guard;
 mod hash;
 mod plan;
 mod pool;
+mod reading_threads;
 mod relocation;
 mod renames;
 mod slots;
 mod source;
+mod standby;
 mod steps;
 mod tracked_job;
 mod transfer;
@@ -53,11 +57,15 @@ use pool::Pool;
 use renames::Rename;
 pub(crate) use renames::{WINDOW as RENAME_WINDOW, most_similar};
 use slots::{Slot, Slots};
+use standby::Aside;
 use steps::JobOutcome;
 use unfinished::Unfinished;
 
 /// The longest sleep of an idle pool before it reads the ledger again.
 const IDLE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// The same if other hosts may make a job due: nothing wakes the pool then.
+const IDLE_MAX_SHARED: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// How long the uploads of a watch wait when its share does not answer; they continue when it does.
 const SILENT_PAUSE: std::time::Duration = std::time::Duration::from_secs(120);
@@ -92,6 +100,8 @@ struct Shared {
     wake: Arc<Notify>,
     synchronizers: watch::Sender<u64>,
     live: StatusTracker,
+    /// What is left to other hosts; None on the active host.
+    standby: Option<Arc<Aside>>,
 }
 
 /// What the workers need.
@@ -116,6 +126,8 @@ pub struct Deps {
     pub live: StatusTracker,
     /// When the queue was read last; at most half a minute ago in a healthy pool.
     pub turned: watch::Sender<Instant>,
+    /// Another host is the active one.
+    pub is_standby: bool,
 }
 
 /// Settings that may change at runtime. A running upload keeps those it began with.
@@ -147,6 +159,7 @@ impl UploadPool {
     #[must_use]
     pub fn new(deps: Deps) -> Self {
         let settings = deps.settings.borrow().clone();
+        let is_shared = deps.ledger.is_shared();
         Self {
             shared: Arc::new(Shared {
                 claims: Arc::default(),
@@ -156,7 +169,7 @@ impl UploadPool {
                 pool: settings.pool(),
                 slots: Slots::default(),
                 crc64: Arc::new(AtomicBool::new(true)),
-                unfinished: Arc::new(Unfinished::new(deps.unfinished)),
+                unfinished: Arc::new(Unfinished::new(deps.unfinished, is_shared)),
                 policy: settings.policy(),
                 limits: settings.limits,
                 give_up: settings.retry.give_up,
@@ -164,6 +177,7 @@ impl UploadPool {
                 wake: deps.wake,
                 synchronizers: deps.synchronizers,
                 live: deps.live,
+                standby: deps.is_standby.then(Arc::default),
             }),
             settings: deps.settings,
             claiming: deps.claiming,
@@ -181,8 +195,11 @@ impl UploadPool {
         let mut settings = self.settings.clone();
         let mut guard = ClaimGuard::default();
         let mut windows_known = false;
-        let contested = shared.ledger.contested_watches().await?;
-        shared.claims.contest(contested);
+        let is_active = shared.standby.is_none();
+        if is_active {
+            let contested = shared.ledger.contested_watches().await?;
+            shared.claims.contest(contested);
+        }
         let working = async {
             loop {
                 self.turned.send_replace(Instant::now());
@@ -198,14 +215,14 @@ impl UploadPool {
                     let shared = Arc::clone(&shared);
                     at_work.spawn(async move { shared.recheck_claim(watch).await });
                 }
-                let mut pause = if shared.pause_silent_shares().await? {
+                let mut pause = if is_active && shared.pause_silent_shares().await? {
                     slots::STALL
                 } else {
                     IDLE_MAX
                 };
                 let now = crate::clock::now();
                 // Also without windows at the first turn and after a reload: there may have been some before.
-                if !windows_known || shared.has_windows() {
+                if is_active && (!windows_known || shared.has_windows()) {
                     pause = pause.min(shared.follow_windows(now).await?);
                     windows_known = true;
                 }
@@ -220,10 +237,13 @@ impl UploadPool {
                     at_work.spawn(async move { shared.process(job, slot).await });
                     continue;
                 }
-                if shared.slots.busy().all < shared.limits.workers
-                    && let Some(at) = shared.ledger.next_upload_due(now).await?
-                {
-                    pause = at.duration_since(now).unsigned_abs().min(pause);
+                if shared.slots.busy().all < shared.limits.workers {
+                    if shared.ledger.is_shared() {
+                        pause = pause.min(IDLE_MAX_SHARED);
+                    }
+                    if let Some(at) = shared.ledger.next_upload_due(now).await? {
+                        pause = at.duration_since(now).unsigned_abs().min(pause);
+                    }
                 }
                 if at_work.is_empty() {
                     shared.pool.shrink();
@@ -292,6 +312,7 @@ impl Shared {
             wake: Arc::clone(&self.wake),
             synchronizers: self.synchronizers.clone(),
             live: self.live.clone(),
+            standby: self.standby.clone(),
         }
     }
 
@@ -324,6 +345,9 @@ impl Shared {
 
     /// Takes the next job, and a slot for it, if both are free.
     async fn claim(&self, now: Timestamp) -> Result<Option<(UploadJob, Slot)>, ledger::Error> {
+        if let Some(aside) = &self.standby {
+            return self.claim_as_standby(aside, now).await;
+        }
         let workers = self.limits.workers;
         let busy = self.slots.busy();
         if busy.all >= workers {
@@ -331,7 +355,9 @@ impl Shared {
         }
         // The last free worker takes no large file: small ones must not wait behind large ones only.
         let most = (workers > 1 && busy.large + 1 >= workers).then_some(LARGE);
-        if self.watches.len() < 2 || self.slots.is_idle() {
+        // A pool that looks often must not write each time.
+        let is_simple = self.watches.len() < 2 || self.slots.is_idle();
+        if is_simple && !self.ledger.is_shared() {
             let job = self.ledger.claim_upload(most, now).await?;
             return Ok(job.map(|job| self.with_slot(job)));
         }
@@ -410,6 +436,7 @@ impl Shared {
             JobOutcome::Yields => {
                 debug!(watch = %watch.name, %path, "waits: another ledger has the storage folder");
             }
+            JobOutcome::LeftToOthers => {}
             JobOutcome::AwaitsOther => {
                 debug!(watch = %watch.name, %path, "waits for its upload by the watch that it follows");
             }

@@ -23,9 +23,11 @@ mod root;
 mod scan;
 mod schedule;
 mod settle;
+mod share;
 mod skip_log;
 mod thread_on_demand;
 mod threads;
+mod trust;
 mod unreadable;
 
 use std::path::PathBuf;
@@ -37,6 +39,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use events::Events;
+pub use share::ShareLook;
 
 use crate::config::Watch;
 use crate::ledger::{self, Ledger, Ready, WatchId};

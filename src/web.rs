@@ -292,7 +292,7 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Pro
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
-/// Ready: this host is active, the ledger can be read, and every folder was scanned and can be reached.
+/// Ready: this host is active, the ledger can be used, and every folder was scanned and can be reached.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     if shared.operator.live.standby().is_some() {
         return (
@@ -301,6 +301,19 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
         )
             .into_response();
     }
+    let problem = match shared.operator.live.ledger_outage() {
+        // Without the reason: whoever asks here needs no token.
+        Some(outage) => Some(format!("ledger not available: {}", outage.hint)),
+        None => not_ready(&shared).await,
+    };
+    match problem {
+        None => "ready\n".into_response(),
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
+    }
+}
+
+/// Why ledger and folders are not ready, if they are not.
+async fn not_ready(shared: &Shared) -> Option<String> {
     let lists = Lists {
         files: 0,
         groups: 0,
@@ -308,25 +321,18 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
         runs: 0,
     };
     let began = shared.operator.live.began();
-    let problem = match shared.reader.overview(lists, crate::clock::now()).await {
-        Err(_) => Some("the ledger cannot be read".to_owned()),
-        Ok(overview) => {
-            let configured = || overview.watches.iter().filter(|watch| watch.configured);
-            let away = configured()
-                .filter(|watch| watch.root == RootState::Unavailable)
-                .count();
-            let unseen = configured()
-                .filter(|watch| watch.scanned_at.is_none_or(|at| at < began))
-                .count();
-            if away > 0 {
-                Some(format!("unavailable folders: {away}"))
-            } else {
-                (unseen > 0).then(|| format!("folders not scanned yet: {unseen}"))
-            }
-        }
+    let Ok(overview) = shared.reader.overview(lists, crate::clock::now()).await else {
+        return Some("the ledger cannot be read".to_owned());
     };
-    match problem {
-        None => "ready\n".into_response(),
-        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
+    let configured = || overview.watches.iter().filter(|watch| watch.configured);
+    let away = configured()
+        .filter(|watch| watch.root == RootState::Unavailable)
+        .count();
+    let unseen = configured()
+        .filter(|watch| watch.scanned_at.is_none_or(|at| at < began))
+        .count();
+    if away > 0 {
+        return Some(format!("unavailable folders: {away}"));
     }
+    (unseen > 0).then(|| format!("folders not scanned yet: {unseen}"))
 }

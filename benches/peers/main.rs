@@ -75,6 +75,11 @@ pub fn scratch() -> PathBuf {
     std::env::var_os("BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
+/// The size of the file of this number, and the seed of its content: no two files are equal, as files of users are not.
+fn size_of(number: u64, bytes: u64) -> u64 {
+    bytes - number
+}
+
 /// A file of bytes that no compression makes smaller.
 fn fill(path: &Path, bytes: u64) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -182,9 +187,13 @@ fn send(
     let (folder, home) = (dir.path().join("files"), dir.path().join("home"));
     std::fs::create_dir(&home).unwrap();
     for number in 0..files {
-        fill(&folder.join(format!("{number}.dgn")), bytes);
+        fill(
+            &folder.join(format!("{number}.dgn")),
+            size_of(number, bytes),
+        );
     }
-    let took_all = |name: &str| assert_eq!(platform.seen().bytes, files * bytes, "{name}");
+    let all: u64 = (0..files).map(|number| size_of(number, bytes)).sum();
+    let took_all = |name: &str| assert_eq!(platform.seen().bytes, all, "{name}");
     let mut programs = programs::all(platform, &folder, &home);
     let mut ours = Vec::new();
     let mut theirs: Vec<Vec<(Cost, f64)>> = vec![Vec::new(); programs.len()];
@@ -236,7 +245,8 @@ fn small(platform: &Platform, rows: &mut Vec<Row>) {
     let folder = tempfile::tempdir_in(scratch()).unwrap();
     let files = scaled(2000);
     for number in 0..files {
-        fill(&folder.path().join(format!("{number}.dgn")), 50 * 1024);
+        let path = folder.path().join(format!("{number}.dgn"));
+        fill(&path, size_of(number, 50 * 1024));
     }
     platform.set_latency(Duration::from_millis(20));
     let (mut seconds, mut processor) = (Vec::new(), Vec::new());

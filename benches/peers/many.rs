@@ -41,6 +41,7 @@ fn known(platform: &Platform, files: u64) -> Site {
         use itwin_syncd::ledger::{BulkChangeLimits, Ledger, WatchSpec};
         let ledger = Ledger::open(&site.state()).await.unwrap();
         let spec = WatchSpec {
+            settings: String::new(),
             follows: None,
             name: "bench".to_owned(),
             formerly: None,

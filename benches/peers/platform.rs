@@ -35,6 +35,8 @@ struct State {
     sizes: HashMap<String, u64>,
     /// Bytes by blob that is sent in blocks and not complete yet.
     blocks: HashMap<String, u64>,
+    /// Folders as they were sent, by id.
+    folders: HashMap<String, serde_json::Value>,
     source_files: Vec<String>,
     connected: bool,
 }
@@ -105,14 +107,20 @@ impl Platform {
             }
             let began = Instant::now();
             let mut left = request.length;
+            let mut sent = Vec::new();
             while left > 0 {
                 let most = buffer.len().min(usize::try_from(left).unwrap());
                 match reader.read(&mut buffer[..most]) {
                     Ok(0) | Err(_) => return,
-                    Ok(got) => left -= got as u64,
+                    Ok(got) => {
+                        left -= got as u64;
+                        if !request.is_content() {
+                            sent.extend_from_slice(&buffer[..got]);
+                        }
+                    }
                 }
             }
-            let (status, headers, body) = self.answer(&request, began);
+            let (status, headers, body) = self.answer(&request, &sent, began);
             let format = if body.starts_with('<') { "xml" } else { "json" };
             let mut answer =
                 format!("HTTP/1.1 {status} X\r\nContent-Type: application/{format}\r\n{headers}");
@@ -128,7 +136,7 @@ impl Platform {
         }
     }
 
-    fn answer(&self, request: &Request, began: Instant) -> (u16, String, String) {
+    fn answer(&self, request: &Request, sent: &[u8], began: Instant) -> (u16, String, String) {
         let path = request.path.split('?').next().unwrap_or_default();
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let query = request.path.split_once('?').map_or("", |(_, query)| query);
@@ -165,12 +173,9 @@ impl Platform {
             }
             ("POST", ["storage", "folders", _, "folders"]) => {
                 let id = self.next.fetch_add(1, Ordering::Relaxed);
-                (
-                    201,
-                    String::new(),
-                    format!(r#"{{"folder":{{"id":"d{id}","displayName":"d"}}}}"#),
-                )
+                (201, String::new(), state.folder(&format!("d{id}"), sent))
             }
+            ("GET" | "PATCH", ["storage", "folders", folder]) => ok(state.folder(folder, sent)),
             ("POST", ["storage", "folders", _, "files"]) => {
                 state.count("create");
                 state.seen.created.push(Instant::now());
@@ -258,6 +263,16 @@ impl Platform {
 impl State {
     fn count(&mut self, operation: &'static str) {
         *self.seen.requests.entry(operation).or_default() += 1;
+    }
+
+    /// A folder after what was sent of it, if anything.
+    fn folder(&mut self, id: &str, sent: &[u8]) -> String {
+        let folder = self.folders.entry(id.to_owned());
+        let folder = folder.or_insert_with(|| serde_json::json!({ "id": id, "displayName": "d" }));
+        if let Ok(serde_json::Value::Object(sent)) = serde_json::from_slice(sent) {
+            folder.as_object_mut().unwrap().extend(sent);
+        }
+        serde_json::json!({ "folder": folder }).to_string()
     }
 
     /// What storage answers: as much of it as other programs look at.

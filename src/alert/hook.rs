@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Ledgers, PAUSES, UNDELIVERED, problems, send};
+use super::problems::Problems;
+use super::{Ledgers, PAUSES, UNDELIVERED, send};
 use crate::config::{Format, Hook, HookEvent, Level};
 use crate::error_chain::chain;
 use crate::failpoint::failpoint;
@@ -174,7 +175,8 @@ impl Worker {
             && self.hook.on.contains(&HookEvent::Day)
         {
             let counts = self.reader.results_since(sent.day).await?;
-            let problems = problems(&self.reader, self.status.page_problem(), Level::Warn).await?;
+            let problems =
+                Problems::read(&self.reader, self.status.page_problem(), Level::Warn).await?;
             let content = Content::Day {
                 since: sent.day,
                 until: now,

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::problems::{AlertProblem, Problems};
 use super::scheduler::Event;
-use super::{AlertProblem, Problems};
 
 use crate::shell;
 
@@ -37,7 +37,8 @@ impl Message<'_> {
         let files = self.shown.iter().filter(|one| one.kind == "file").count();
         let issues = self.shown.iter().filter(|one| one.kind == "issues").count();
         let page = self.shown.iter().filter(|one| one.kind == "page").count();
-        let others = self.shown.len() - files - issues - page;
+        let ledger = self.shown.iter().filter(|one| one.kind == "ledger").count();
+        let others = self.shown.len() - files - issues - page - ledger;
         let mut parts = Vec::new();
         match files {
             0 => {}
@@ -56,6 +57,9 @@ impl Message<'_> {
         }
         if page > 0 {
             parts.push("the status page cannot be served".to_owned());
+        }
+        if ledger > 0 {
+            parts.push("the ledger is not available".to_owned());
         }
         if parts.is_empty() {
             parts.push(format!("{} problems", self.total()));

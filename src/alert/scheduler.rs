@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Problems;
+use super::problems::Problems;
 
 /// What a message is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,19 +138,23 @@ impl Scheduler {
         }
     }
 
-    /// The state as text, when it has changed since the last call.
-    pub(super) fn changed_state(&mut self) -> Option<String> {
+    /// The state as text, when it has changed since it was saved.
+    pub(super) fn changed_state(&self) -> Option<String> {
         if self.notified == self.saved {
             return None;
         }
-        self.saved = self.notified.clone();
         serde_json::to_string(&self.notified).ok()
+    }
+
+    /// The state is saved.
+    pub(super) fn saved(&mut self) {
+        self.saved = self.notified.clone();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::AlertProblem;
+    use super::super::problems::AlertProblem;
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -282,6 +286,7 @@ mod tests {
         step(&mut before, 0, &["a"]);
         step(&mut before, 60, &["a"]);
         let notified = NotifiedState::read(&before.changed_state().unwrap());
+        before.saved();
         assert_eq!(before.changed_state(), None);
         let mut after = Scheduler::new(before.group, before.remind, notified);
         assert_eq!(step(&mut after, 200, &["a"]), None);

@@ -8,10 +8,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::Receivers;
 use super::mail;
 use super::message::Message;
+use super::problems::Problems;
 use super::scheduler::Event;
-use super::{Problems, Receivers};
 use crate::config::{Address, Alert, Format};
 
 /// Time limit for a program.

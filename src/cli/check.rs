@@ -68,9 +68,12 @@ pub(super) async fn check(arguments: &Arguments) -> u8 {
         plural(config.watches.len() as u64, "watch", "watches")
     ));
     state(&mut report, &config.state.path);
+    let is_usable = database(&mut report, &config).await;
     config.know_imodels(&created_imodels::known(&config.state.path).await);
     windows(&mut report, &config);
-    changes(&mut report, &config).await;
+    if is_usable {
+        changes(&mut report, &config).await;
+    }
     let mut tallies = BTreeMap::new();
     for watch in &config.watches {
         if folder(&mut report, watch) {
@@ -149,6 +152,24 @@ fn state(report: &mut Report, path: &Path) {
             ),
             None => report.ok(&format!("{name}: writable for the user {user}")),
         },
+    }
+}
+
+/// Whether the ledger's database can be used, if it is on a server.
+async fn database(report: &mut Report, config: &Config) -> bool {
+    let Some(server) = &config.state.path.server else {
+        return true;
+    };
+    match Ledger::check_server(server).await {
+        Ok(()) => {
+            report.ok(&format!("database {server} of the ledger: usable"));
+            true
+        }
+        Err(error) => {
+            let hint = error.hint();
+            report.wrong(&format!("ledger: {}", chain(&error)), hint.as_deref());
+            false
+        }
     }
 }
 

@@ -1,5 +1,10 @@
 //! `itwin-syncd demo`: emulator and daemon in one process, on a temporary folder, and three files saved
-//! into it the way editors save.
+//! into it the way editors save. With several nodes, the daemons are processes of their own (`hosts`).
+
+mod found;
+mod hosts;
+mod node;
+mod postgres;
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -37,17 +42,27 @@ const SLOW: Duration = Duration::from_millis(500);
 /// The configuration in the demo's folder.
 const CONFIG: &str = "config.toml";
 
+/// At the beginning of a configuration.
+const SETTLE: &str = "settle = \"1s\"\n";
+
+/// Lines of a log in the message of a failure.
+const TAIL: usize = 20;
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Keep running afterwards, to try your own files; press Ctrl-C to stop
     #[arg(long)]
     stay: bool,
+    /// Show several hosts with one ledger instead, 2 to 5: two of them are killed in mid work, and no file is missing
+    /// or doubled; takes one to two minutes, and needs the programs of PostgreSQL on this machine
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(2..=5))]
+    nodes: Option<u8>,
 }
 
 /// Why the demo failed.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("cannot create the demo folder")]
+    #[error("cannot set up the demo")]
     Folder(#[from] std::io::Error),
     #[error(transparent)]
     Emulator(#[from] emulator::Error),
@@ -61,14 +76,30 @@ enum Error {
     Ledger(#[from] crate::ledger::Error),
     #[error("stopped before it was done")]
     Stopped,
-    #[error("not done within {} s", TIMEOUT.as_secs())]
-    Late,
+    #[error("not done within {} s", .0.as_secs())]
+    Late(Duration),
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    #[error("{name} has ended:\n{log}")]
+    Node { name: String, log: String },
+}
+
+impl Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Postgres(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 pub(super) async fn demo(arguments: &Arguments) -> u8 {
     let stop = CancellationToken::new();
     let shown = match signals::handle(stop.clone()) {
-        Ok(()) => show(arguments.stay, stop).await,
+        Ok(()) => match arguments.nodes {
+            Some(count) => show_hosts(count, arguments.stay, stop).await,
+            None => show(arguments.stay, stop).await,
+        },
         Err(error) => Err(error.into()),
     };
     match shown {
@@ -80,10 +111,31 @@ pub(super) async fn demo(arguments: &Arguments) -> u8 {
             }
         }
         Err(error) => {
-            print_error(&error, None);
+            let hint = error.hint();
+            print_error(&error, hint);
             EXIT_FAILED
         }
     }
+}
+
+async fn show_hosts(count: u8, stay: bool, stop: CancellationToken) -> Result<bool, Error> {
+    // The processes of the demo do not end with the terminal by themselves.
+    let mut hangups = signals::hangups()?;
+    let stopped = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = hangups.recv() => {}
+        }
+    };
+    tokio::pin!(stopped);
+    let mut hosts = hosts::Hosts::prepare(count).await?;
+    let shown = tokio::select! {
+        shown = hosts.show(stay) => shown,
+        // The regular end with --stay.
+        () = &mut stopped => if stay { Ok(true) } else { Err(Error::Stopped) },
+    };
+    hosts.stop().await;
+    shown
 }
 
 async fn show(stay: bool, stop: CancellationToken) -> Result<bool, Error> {
@@ -172,21 +224,41 @@ fn config(
     let (api, issuer) = (emulator.api_url(), emulator.issuer_url());
     let secret = place.path().join("client-secret");
     let text = format!(
-        "settle = \"1s\"\n\
+        "{SETTLE}\
          [itwin]\napi_url = \"{api}\"\nissuer_url = \"{issuer}\"\nclient_id = \"{DEFAULT_CLIENT_ID}\"\n\
          client_secret_file = {secret:?}\n\
          [state]\npath = {state:?}\n\
          [log]\nlevel = \"warn\"\n\
-         [web]\nlisten = \"{page}\"\n\
-         [sync]\nbatch_window = \"1s\"\npoll_interval = \"500ms\"\npoll_max = \"1s\"\n\
-         [[watch]]\nname = \"demo\"\npath = {folder:?}\nimodel_id = \"{DEFAULT_IMODEL_ID}\"\n",
+         [web]\nlisten = \"{page}\"\n{watch}",
         state = place.path().join("state"),
+        watch = watch(folder),
     );
     // On disk, so that the other commands can be tried on it.
     private_file(&secret, client_secret)?;
     std::fs::write(place.path().join(CONFIG), &text)?;
     Config::parse(&text, CONFIG, &Environment::default())
         .map_err(|errors| Error::Config(errors.to_string()))
+}
+
+/// At the end of a configuration: times of runs, and the watch.
+fn watch(folder: &Path) -> String {
+    format!(
+        "[sync]\nbatch_window = \"1s\"\npoll_interval = \"500ms\"\npoll_max = \"1s\"\n\
+         [[watch]]\nname = \"demo\"\npath = {folder:?}\nimodel_id = \"{DEFAULT_IMODEL_ID}\"\n"
+    )
+}
+
+/// A free port of this machine.
+fn any_address() -> std::io::Result<SocketAddr> {
+    std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// The last lines of a log.
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines.len().saturating_sub(TAIL);
+    lines.get(last..).unwrap_or_default().join("\n")
 }
 
 /// The default address of the page, or a free port if that is in use.
@@ -259,7 +331,7 @@ async fn save_and_follow(folder: &Path, progress: &mut Progress) -> Result<bool,
                 }
                 return Ok(table(&files));
             }
-            _ if began.elapsed() > TIMEOUT => return Err(Error::Late),
+            _ if began.elapsed() > TIMEOUT => return Err(Error::Late(TIMEOUT)),
             _ => tokio::time::sleep(POLL).await,
         }
     }

@@ -12,7 +12,9 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::print_to_stderr;
-use crate::config::{self, CLIENT_SECRET_VARIABLE, Config, ConfigErrors, Environment};
+use crate::config::{
+    self, CLIENT_SECRET_VARIABLE, Config, ConfigErrors, Environment, ReadOnlyConfig,
+};
 use crate::error_chain::chain;
 use crate::secret::Secret;
 use crate::state_directory;
@@ -234,6 +236,15 @@ pub(super) fn load_as_caller(path: &Path) -> Result<Config, ConfigErrors> {
         read_unit(path, &mut environment);
     }
     Config::load_with(path, &environment)
+}
+
+/// The same without the secrets of the account.
+pub(super) fn load_read_only(path: &Path) -> Result<ReadOnlyConfig, ConfigErrors> {
+    let mut environment = Environment::for_file(path);
+    if is_root_outside(&environment) {
+        read_unit(path, &mut environment);
+    }
+    ReadOnlyConfig::load_with(path, &environment)
 }
 
 /// Whether root runs this by hand: in a unit, systemd has passed the credentials.

@@ -319,6 +319,9 @@ pub struct Completed {
     pub version: u32,
     /// Time of completion.
     pub completed_at: Timestamp,
+    /// The client that completed it.
+    #[serde(default)]
+    pub completed_by: String,
     /// Id of the content on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) content: Option<String>,

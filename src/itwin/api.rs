@@ -16,7 +16,7 @@ use super::error::{Answer, Error, Kind};
 use super::headers::{date, text_header};
 use super::hosts::{Host, Hosts};
 use super::reply::{Reply, is_of_the_platform};
-use super::transport::{HttpClients, execute, pause_host};
+use super::transport::{HttpClients, pause_host, send, wait_for_turn};
 use super::untrusted_text::sanitize;
 use super::urls::below;
 use crate::retry::{self, Budget};
@@ -102,7 +102,8 @@ impl Api {
     }
 
     async fn send_once(&self, call: &Call, token: &Secret) -> Result<Reply, Error> {
-        self.budget.take().await;
+        let is_change = call.method != Method::GET;
+        wait_for_turn(call.operation, &self.host, is_change, &self.budget).await?;
         let mut request = self
             .http
             .to(&self.host)
@@ -110,18 +111,18 @@ impl Api {
             .bearer_auth(token.expose())
             .header(header::ACCEPT, call.accept)
             .header("x-correlation-id", uuid::Uuid::new_v4().to_string());
-        if call.method == Method::GET {
+        if !is_change {
             request = request.header("prefer", "return=representation");
         } else if let Some(timeout) = self.change_timeout {
             request = request.timeout(timeout);
         }
         request = match &call.body {
             Some(body) => request.json(body),
-            None if call.method == Method::GET => request,
+            None if !is_change => request,
             // Some gateways reject a request without a Content-Length.
             None => request.header(header::CONTENT_LENGTH, 0),
         };
-        let reply = execute(call.operation, &self.host, request, call.limit).await?;
+        let reply = send(call.operation, &self.host, request, call.limit).await?;
         if !is_of_the_platform(&reply, call.redirects) {
             let floor = pause_host(&self.host, reply.status, &reply.headers);
             return Err(reply.foreign(floor));

@@ -2,6 +2,7 @@
 //! are reused.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use url::Url;
 use super::network::Route;
 use super::urls::authority;
 use crate::lease::Lease;
-use crate::retry::Gate;
+use crate::retry::{Drawing, Gate, Order, Portions};
 
 /// How long connections to a host are not reused after a response was lost on an open one.
 const DISTRUST: Duration = Duration::from_secs(10 * 60);
@@ -91,11 +92,11 @@ impl Hosts {
         paused.filter(|(_, left)| !left.is_zero()).collect()
     }
 
-    /// Sends a host no request for this time.
+    /// Sends a host no request for this time, because of a pause that is known already.
     pub(super) fn pause(&self, host: &str, left: Duration) {
         // The route does not depend on what follows the host.
         if let Ok(url) = Url::parse(&format!("https://{host}/")) {
-            self.of(&url).gate.close(left);
+            self.of(&url).gate.keep_closed(left);
         }
     }
 
@@ -135,6 +136,24 @@ impl Hosts {
         }
         all.sort();
         all
+    }
+}
+
+/// Portions that bring the pauses of hosts with them.
+pub(super) struct PausingPortions {
+    pub(super) portions: Arc<dyn Portions>,
+    pub(super) hosts: Arc<Hosts>,
+}
+
+impl Portions for PausingPortions {
+    fn draw<'a>(&'a self, order: Order<'a>) -> Pin<Box<dyn Future<Output = Drawing> + Send + 'a>> {
+        Box::pin(async move {
+            let drawing = self.portions.draw(order).await;
+            for (host, left) in &drawing.pauses {
+                self.hosts.pause(host, *left);
+            }
+            drawing
+        })
     }
 }
 

@@ -19,7 +19,8 @@ use super::hosts::Host;
 use super::limits::Limit;
 use super::network::Route;
 use super::reply::Reply;
-use crate::retry;
+use crate::lease::Lease;
+use crate::retry::{self, Budget};
 
 /// Interval of HTTP/2 pings on idle connections to the platform.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -74,6 +75,11 @@ pub(super) async fn execute(
     request: reqwest::RequestBuilder,
     limit: Limit,
 ) -> Result<Reply, Error> {
+    pass_gate(operation, host).await?;
+    send(operation, host, request, limit).await
+}
+
+async fn pass_gate(operation: &'static str, host: &Host) -> Result<(), Error> {
     host.gate.wait().await.map_err(|left| {
         Error::new(
             operation,
@@ -82,7 +88,38 @@ pub(super) async fn execute(
                 left,
             },
         )
-    })?;
+    })
+}
+
+/// Waits until a request may be sent, which then is at once: until its host is not paused, the lease is valid if it is
+/// a change, and the budget has a request left.
+pub(super) async fn wait_for_turn(
+    operation: &'static str,
+    host: &Host,
+    is_change: bool,
+    budget: &Budget,
+) -> Result<(), Error> {
+    let lease = host.lease().filter(|_| is_change);
+    loop {
+        pass_gate(operation, host).await?;
+        if let Some(lease) = lease {
+            lease.valid().await;
+        }
+        budget.take().await;
+        // That may have taken long, and have brought a pause.
+        if host.gate.remaining().is_zero() && lease.is_none_or(Lease::is_valid) {
+            return Ok(());
+        }
+    }
+}
+
+/// Sends a request and reads the response.
+pub(super) async fn send(
+    operation: &'static str,
+    host: &Host,
+    request: reqwest::RequestBuilder,
+    limit: Limit,
+) -> Result<Reply, Error> {
     let result = exchange(operation, host, request, limit).await;
     host.record(match &result {
         Ok(reply) if reply.status.is_server_error() => {

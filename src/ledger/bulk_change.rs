@@ -3,8 +3,9 @@
 //! A restored backup, a clock that jumped or a copied tree looks like a change of every file, or like very many new
 //! ones. The operator decides with `itwin-syncd resume` whether that many files are uploaded; the approval ends once
 //! they are. New files count only when they arrive within an hour, and not while a watch has its first files: those of
-//! a new watch are expected, however many they are. Files of which only the change time differs do not count: another
-//! host or file system has other ones. Each of them is compared with storage all the same.
+//! a new watch are expected, however many they are. Files of which only the change time differs, or the precision
+//! of times, do not count: another host or file system has other ones. Each of them is compared with storage all the
+//! same.
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::error;

@@ -1,6 +1,7 @@
 //! Claims: an upload worker takes a due job, and gives it back.
 //!
-//! Only one process writes the ledger, so a claim needs no expiry: a start gives back what the previous process had.
+//! A claim names the process that has it, if that is not the active one, and needs no expiry: a start gives back what
+//! the previous process had, and the active process what another one had that is dead (`database`).
 
 use std::path::PathBuf;
 
@@ -124,12 +125,12 @@ macro_rules! due_jobs {
     };
 }
 
-/// SQL: claims the job that has been due longest. `$1` is the time, `$2` the largest size.
+/// SQL: claims the job that has been due longest. `$1` is the time, `$2` the largest size, `$3` the process.
 macro_rules! claim {
     // Conditions on the job `j`, for the searches by index and for the one by `jobs_set`.
-    ($of:literal, $set_of:literal) => {
+    ($of:expr, $set_of:expr) => {
         concat!(
-            "UPDATE jobs SET state = 'uploading', kind = NULL, \
+            "UPDATE jobs SET state = 'uploading', node = $3, kind = NULL, \
              previous_reason = COALESCE(reason, previous_reason), reason = NULL, hint = NULL, \
              version = (SELECT version FROM files WHERE files.id = jobs.file_id) \
              WHERE file_id = (SELECT file_id FROM (",
@@ -150,6 +151,19 @@ macro_rules! claim {
         )
     };
 }
+
+/// SQL: a job `j` of none of the files `$5`: their ids between commas.
+macro_rules! not_excepted {
+    () => {
+        "$5 NOT LIKE '%,' || CAST(j.file_id AS TEXT) || ',%' AND "
+    };
+}
+
+/// As [`claim`] of a watch (`$4`), without some files (`$5`).
+const CLAIM_OF: &str = claim!(
+    concat!("j.watch_id = $4 AND ", not_excepted!()),
+    concat!("COALESCE(j.watch_id, 0) = $4 AND ", not_excepted!())
+);
 
 impl JobRow {
     fn into_job(self) -> UploadJob {
@@ -198,6 +212,7 @@ impl Ledger {
                 let claimed = sql::query_scalar(claim!("", ""))
                     .bind(millis(now))
                     .bind(most.map_or(i64::MAX, count_column))
+                    .bind(self.db.node())
                     .fetch_optional(tx)
                     .await?;
                 claimed_job(tx, claimed).await
@@ -214,17 +229,57 @@ impl Ledger {
         most: Option<u64>,
         now: Timestamp,
     ) -> Result<Option<UploadJob>, Error> {
+        self.claim_of(watch, None, &[], most, now).await
+    }
+
+    /// The same for a process beside the active one, if that has just these settings for the watch. Leaves out some
+    /// files.
+    pub async fn claim_upload_beside(
+        &self,
+        watch: WatchId,
+        settings: &str,
+        except: &[FileId],
+        most: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Option<UploadJob>, Error> {
+        self.claim_of(watch, Some(settings), except, most, now)
+            .await
+    }
+
+    async fn claim_of(
+        &self,
+        watch: WatchId,
+        settings: Option<&str>,
+        except: &[FileId],
+        most: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Option<UploadJob>, Error> {
+        let mut excepted = String::from(",");
+        for file in except {
+            excepted += &format!("{file},");
+        }
         self.db
             .write("claim a job", async |tx| {
-                let claimed = sql::query_scalar(claim!(
-                    "j.watch_id = $3 AND ",
-                    "COALESCE(j.watch_id, 0) = $3 AND "
-                ))
-                .bind(millis(now))
-                .bind(most.map_or(i64::MAX, count_column))
-                .bind(watch)
-                .fetch_optional(tx)
-                .await?;
+                if let Some(settings) = settings {
+                    let agreed: bool = sql::query_scalar(
+                        "SELECT EXISTS (SELECT 1 FROM watches WHERE id = $1 AND settings = $2)",
+                    )
+                    .bind(watch)
+                    .bind(settings)
+                    .fetch_one(tx)
+                    .await?;
+                    if !agreed {
+                        return Ok(None);
+                    }
+                }
+                let claimed = sql::query_scalar(CLAIM_OF)
+                    .bind(millis(now))
+                    .bind(most.map_or(i64::MAX, count_column))
+                    .bind(self.db.node())
+                    .bind(watch)
+                    .bind(&excepted)
+                    .fetch_optional(tx)
+                    .await?;
                 claimed_job(tx, claimed).await
             })
             .await
@@ -310,9 +365,11 @@ impl Ledger {
         self.db
             .write("give a job back", async |tx| {
                 sql::query(
-                    "UPDATE jobs SET state = 'due' WHERE file_id = $1 AND state = 'uploading'",
+                    "UPDATE jobs SET state = 'due' WHERE file_id = $1 AND state = 'uploading' \
+                     AND COALESCE(node, '') = $2",
                 )
                 .bind(job.file.0)
+                .bind(self.db.node().unwrap_or_default())
                 .execute(tx)
                 .await
             })
@@ -320,13 +377,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// Gives every claim back, as the last process left them.
+    /// Gives every claim back, as the last active process left them.
     pub(super) async fn release_claims(&self) -> Result<(), Error> {
         self.db
             .write("take up the work of the last process", async |tx| {
-                sql::query("UPDATE jobs SET state = 'due' WHERE state = 'uploading'")
-                    .execute(tx)
-                    .await
+                sql::query(
+                    "UPDATE jobs SET state = 'due' WHERE state = 'uploading' AND node IS NULL",
+                )
+                .execute(tx)
+                .await
             })
             .await?;
         Ok(())
@@ -364,6 +423,14 @@ impl Ledger {
             })
             .await
     }
+}
+
+/// Makes all claimed uploads due, at the stage they had reached: nobody works on them.
+pub(super) async fn release_claims(tx: &mut Tx) -> Result<(), sqlx::Error> {
+    sql::query("UPDATE jobs SET state = 'due', node = NULL WHERE state = 'uploading'")
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 /// The job that was just claimed, if one was.

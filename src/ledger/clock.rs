@@ -67,7 +67,7 @@ pub(super) fn is_ahead(taken: i64, now: Timestamp) -> bool {
 }
 
 /// What the service does when the clock has jumped by `$1` milliseconds.
-const FOLLOW: [&str; 11] = [
+const FOLLOW: [&str; 10] = [
     "UPDATE jobs SET due_at = due_at + $1, enqueued_at = enqueued_at + $1, \
      failing_since = failing_since + $1, stage_at = CASE WHEN stage_at > 0 THEN stage_at + $1 \
      ELSE stage_at END",
@@ -77,7 +77,6 @@ const FOLLOW: [&str; 11] = [
     "UPDATE watches SET paused_at = paused_at + $1 WHERE paused_at IS NOT NULL",
     "UPDATE watches SET sync_requested_at = sync_requested_at + $1 \
      WHERE sync_requested_at IS NOT NULL",
-    "UPDATE pauses SET until = until + $1, since = since + $1 WHERE since > 0",
     "UPDATE connections SET moved_at = CASE WHEN moved_at > 0 THEN moved_at + $1 ELSE moved_at \
      END, checked_at = CASE WHEN checked_at > 0 THEN checked_at + $1 ELSE checked_at END",
     "UPDATE runs SET requested_at = requested_at + $1 WHERE phase <> 'ended'",
@@ -86,6 +85,10 @@ const FOLLOW: [&str; 11] = [
      WHEN withdrawal_due > 0 THEN withdrawal_due + $1 ELSE 0 END WHERE absence IS NOT NULL",
     "UPDATE watches SET scanned_at = scanned_at + $1, new_files_since = new_files_since + $1",
 ];
+
+/// The same for pauses, unless their times are those of a server.
+const PAUSES_FOLLOW: &str =
+    "UPDATE pauses SET until = until + $1, since = since + $1 WHERE since > 0";
 
 /// What a start corrects: times that were taken from a clock that was ahead of `$1` by more than [`SLACK`] (`$2`).
 const CORRECT: [&str; 8] = [
@@ -108,6 +111,9 @@ impl Ledger {
             .write("move its times with the clock", async |tx| {
                 for sql in FOLLOW {
                     sql::query(sql).bind(jump).execute(tx).await?;
+                }
+                if !tx.is_shared() {
+                    sql::query(PAUSES_FOLLOW).bind(jump).execute(tx).await?;
                 }
                 Ok(())
             })

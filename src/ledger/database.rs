@@ -4,29 +4,37 @@
 //! begins and commits transactions, and repeats one that the connection to a server was lost in: a closure changes
 //! nothing but the database. It knows no table but those of the migrations.
 //!
+//! Longer than most files because each call is passed on to either engine.
+//!
 //! Transactions that write follow each other, in either engine: none sees what another changes meanwhile. One that
 //! returned survives a kill of the process; one that was written durably survives a power cut as well.
 
+pub(super) mod content;
 mod migrations;
 mod postgres;
 pub(super) mod sql;
 mod sqlite;
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::Error;
 use crate::lease::Lease;
 use crate::ledger_location::Server;
 use crate::state_directory::StateDirectory;
-pub use postgres::ActiveHost;
-pub(super) use postgres::Turn;
+pub use postgres::{ActiveHost, LedgerOutage};
+pub(super) use postgres::{SERVER_TIME, SharedRequests, Turn};
 use sql::{Executor, On};
-pub(super) use sqlite::{ContentCheck, move_aside};
+pub(super) use sqlite::{ContentCheck, is_there, move_aside};
 
 /// A reader waits this long for a daemon that is migrating the database.
 const MIGRATION_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
+/// A copy waits this long for a server that is away, or that another process uses.
+const COPY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The database of a ledger. Cheap to clone.
 #[derive(Clone)]
@@ -66,6 +74,11 @@ impl Executor for Tx {
 }
 
 impl Tx {
+    /// Whether several processes may use the database at a time.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
     /// The first of `count` new ids of watches, connections or files that follow each other, all greater than all
     /// before them. They are small, because many rows name them.
     pub(super) async fn new_numbers(&mut self, count: u32) -> Result<i64, sqlx::Error> {
@@ -118,6 +131,89 @@ impl Database {
         ))
     }
 
+    /// Connects to a PostgreSQL database for reading and writing beside the active process. None: not now.
+    pub(super) async fn join_postgres(
+        server: &Server,
+        lock: &std::fs::Metadata,
+    ) -> Result<Option<Self>, Error> {
+        let joined = Box::pin(postgres::Database::join(server, lock)).await?;
+        Ok(joined.map(Self::Postgres))
+    }
+
+    /// Whether several processes may use it at a time.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
+    /// Reads why actions of this process wait for the database, without keeping it; None: they never do.
+    pub(super) fn outage(&self) -> Option<impl Fn() -> Option<LedgerOutage> + Send + Sync + use<>> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(database) => Some(database.outage()),
+        }
+    }
+
+    /// By what a job names this process; None: it is the only one, or the active one.
+    pub(super) fn node(&self) -> Option<&str> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(database) => database.node(),
+        }
+    }
+
+    /// Rises when another process has written; None except on the active one of several.
+    pub(super) fn others(&self) -> Option<watch::Receiver<u64>> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(database) => database.others(),
+        }
+    }
+
+    /// True when this process is asked to leave; None except beside the active one.
+    pub(super) fn dismissed(&self) -> Option<watch::Receiver<bool>> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(database) => database.dismissed(),
+        }
+    }
+
+    /// Opens the SQLite database of a state directory for a copy: its tables are those of any version, or there are
+    /// none. The caller has the directory's lock.
+    pub(super) async fn open_sqlite_as_it_is(
+        directory: &StateDirectory,
+        check: ContentCheck,
+    ) -> Result<Self, Error> {
+        Ok(Self::Sqlite(
+            sqlite::Database::open_as_it_is(directory, check).await?,
+        ))
+    }
+
+    /// The same for a PostgreSQL database. Does not wait for ever, as nobody would see that.
+    pub(super) async fn open_postgres_as_it_is(
+        server: &Server,
+        lock: &std::fs::Metadata,
+    ) -> Result<Self, Error> {
+        let opened = postgres::Database::open_alone(server, lock, COPY_PATIENCE);
+        Ok(Self::Postgres(Box::pin(opened).await?))
+    }
+
+    /// How the version of the tables compares with that of this program; less if there are none.
+    pub(super) async fn compare_version(&self) -> Result<Ordering, Error> {
+        let compared = match self {
+            Self::Sqlite(database) => database.compare_version().await,
+            Self::Postgres(database) => database.compare_version().await,
+        };
+        compared.map_err(|error| self.error("read its version", error))
+    }
+
+    /// Creates or migrates the tables.
+    pub(super) async fn migrate(&self) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(database) => database.migrate().await,
+            Self::Postgres(database) => database.migrate().await,
+        }
+    }
+
     /// The lease of this process; None for SQLite, and for a reader.
     pub(super) fn lease(&self) -> Option<Lease> {
         match self {
@@ -126,11 +222,30 @@ impl Database {
         }
     }
 
+    /// The requests that all processes have in common; None: there is only one.
+    pub(super) fn shared_requests(&self) -> Option<SharedRequests> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(database) => Some(database.shared_requests()),
+        }
+    }
+
     /// Connects to a PostgreSQL database for reading only.
     pub(super) async fn read_postgres(server: &Server) -> Result<Self, Error> {
         Ok(Self::Postgres(
             Box::pin(postgres::Database::open_reader(server)).await?,
         ))
+    }
+
+    /// Connects to a PostgreSQL database for reading only, with the first statement. Its tables must be known to be
+    /// those of this version.
+    pub(super) fn read_postgres_later(server: &Server) -> Result<Self, Error> {
+        Ok(Self::Postgres(postgres::Database::reader_later(server)?))
+    }
+
+    /// What a start would find wrong with a server. Changes nothing.
+    pub(super) async fn check_postgres(server: &Server) -> Result<(), Error> {
+        postgres::Database::check(server).await
     }
 
     /// Runs `work` in one transaction and commits it. An error of `work` rolls it back.
@@ -171,12 +286,17 @@ impl Database {
         work: impl AsyncFnOnce(&mut Tx) -> Result<T, sqlx::Error> + Clone,
     ) -> Result<T, Error> {
         let value = self.write(action, work).await?;
-        match self {
-            Self::Sqlite(database) => database.sync(action).await?,
-            // Each commit has waited for the disk: a server may crash without this process, which continues from there.
-            Self::Postgres(_) => {}
-        }
+        self.sync(action).await?;
         Ok(value)
+    }
+
+    /// Afterwards everything that was committed survives a power cut.
+    pub(super) async fn sync(&self, action: &'static str) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(database) => database.sync(action).await,
+            // Each commit has waited for the disk: a server may crash without this process, which continues from there.
+            Self::Postgres(_) => Ok(()),
+        }
     }
 
     /// Runs `work`, which reads with one statement.
@@ -229,6 +349,50 @@ impl Database {
         }
     }
 
+    /// Runs `work` in one transaction of any length and commits it: once. An error of `work` rolls it back.
+    pub(super) async fn write_once<T, E: From<Error>>(
+        &self,
+        action: &'static str,
+        work: impl AsyncFnOnce(&mut Tx) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let failed = |error| E::from(self.error(action, error));
+        let mut tx = self.begin().await.map_err(failed)?;
+        match work(&mut tx).await {
+            Ok(value) => match tx.commit().await {
+                Committed::Yes => Ok(value),
+                Committed::No(error) => Err(failed(error)),
+                Committed::Unknown(commit) => Err(failed(commit.into_error())),
+            },
+            Err(error) => {
+                tx.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// What statements within [`Self::write_once`] return. A server that takes longer than this has failed: the network
+    /// may have lost the connection without a word.
+    pub(super) async fn answer<T>(
+        &self,
+        action: &'static str,
+        limit: Duration,
+        statements: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Error> {
+        let answer = match self {
+            Self::Sqlite(_) => statements.await,
+            Self::Postgres(_) => postgres::within(limit, statements).await,
+        };
+        answer.map_err(|error| self.error(action, error))
+    }
+
+    /// The error of an action, by what the caller can do about it.
+    pub(super) fn error(&self, action: &'static str, error: sqlx::Error) -> Error {
+        match self {
+            Self::Sqlite(_) => sqlite::classify(action, error),
+            Self::Postgres(database) => database.error(action, error),
+        }
+    }
+
     async fn begin(&self) -> Result<Tx, sqlx::Error> {
         Ok(match self {
             Self::Sqlite(database) => Tx::Sqlite(database.begin().await?),
@@ -275,7 +439,7 @@ impl Tx {
     /// Undoes it. Should that fail, the connection is closed, which undoes it as well.
     async fn roll_back(self) {
         match self {
-            Self::Sqlite(tx) => drop(tx.rollback().await),
+            Self::Sqlite(tx) => tx.rollback().await,
             Self::Postgres(tx) => Box::pin(tx.roll_back()).await,
         }
     }
@@ -338,7 +502,7 @@ impl<'d> Attempts<'d> {
 
     /// The value of the last attempt.
     fn done<T>(self, value: T) -> T {
-        if let Some(outage) = self.outage {
+        if let Some(mut outage) = self.outage {
             outage.over();
         }
         value

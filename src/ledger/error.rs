@@ -119,6 +119,26 @@ pub enum Error {
         /// Its host, port and name.
         server: String,
     },
+    /// The ledger was copied, and continues in the copy.
+    #[error("the ledger in {here} is not used any more: it was copied to {there} at {at}")]
+    Moved {
+        /// Where it was.
+        here: String,
+        /// Where it is.
+        there: String,
+        /// Since when.
+        at: String,
+        /// Whether it is on a server now.
+        is_on_server: bool,
+    },
+    /// A copy of a ledger that was interrupted.
+    #[error("the copy of the ledger from {there} to {here} is not finished")]
+    Unfinished {
+        /// Where the copy is.
+        here: String,
+        /// Where the ledger is.
+        there: String,
+    },
     /// The program was linked with an SQLite that must not be used.
     #[error("SQLite {found} is too old for a safe ledger: 3.51.3 or newer is required")]
     OldSqlite {
@@ -201,6 +221,23 @@ impl Error {
             Self::Older { .. } | Self::ServerOlder { .. } => {
                 "restart the daemon with this version: it migrates the ledger"
             }
+            Self::Moved { is_on_server, .. } => {
+                let how = if *is_on_server {
+                    "set state.url to that database"
+                } else {
+                    "run the service on that host, without state.url"
+                };
+                return Some(format!(
+                    "{how}; if that ledger is lost, `{}` makes this one valid again",
+                    shell::command(["ledger", "reactivate"])
+                ));
+            }
+            Self::Unfinished { .. } => {
+                return Some(format!(
+                    "run `{}` with the same options again",
+                    shell::command(["ledger", "copy"])
+                ));
+            }
             Self::OldSqlite { .. } => "build with the bundled SQLite of Cargo.lock",
             Self::DiskFull { .. } => FREE_SPACE,
             Self::Database { .. } => {
@@ -269,6 +306,22 @@ mod tests {
             Error::ServerEmpty { .. } => Error::ServerEmpty { server: server() },
             Error::ServerNewer { .. } => Error::ServerNewer { server: server() },
             Error::ServerOlder { .. } => Error::ServerOlder { server: server() },
+            Error::Moved { .. } => Error::Moved {
+                here: "/var/lib/itwin-syncd on host cad1".to_owned(),
+                there: format!("the database {}", server()),
+                at: "2026-11-27 12:00:00Z".to_owned(),
+                is_on_server: true,
+            },
+            Error::Moved { .. } => Error::Moved {
+                here: format!("the database {}", server()),
+                there: "/var/lib/itwin-syncd on host cad1".to_owned(),
+                at: "2026-11-27 12:00:00Z".to_owned(),
+                is_on_server: false,
+            },
+            Error::Unfinished { .. } => Error::Unfinished {
+                here: format!("the database {}", server()),
+                there: "/var/lib/itwin-syncd on host cad1".to_owned(),
+            },
             Error::OldSqlite { .. } => Error::OldSqlite { found: "3.40.1".to_owned() },
             Error::DiskFull { .. } => Error::DiskFull { action, source: "database or disk is full".into() },
             Error::Database { .. } => Error::Database { action, source: "database is locked".into() },

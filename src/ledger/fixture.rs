@@ -54,6 +54,7 @@ pub(super) fn content(n: u8) -> Content {
 pub(super) fn spec(name: &str) -> WatchSpec {
     WatchSpec {
         name: name.to_owned(),
+        settings: format!("settings of {name}"),
         follows: None,
         formerly: None,
         path: PathBuf::from("/srv").join(name),

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::absence::AT_ONCE;
 use super::scan_digests::{forget_listing, forget_listings};
-use super::{Error, FileId, JobState, Ledger, Tx, sql};
+use super::{Error, FileId, JobState, Ledger, Tx, count_value, sql};
 
 impl Ledger {
     /// Deletes all that is known of files, except of those that are being uploaded or in a run. Returns how many.
@@ -20,6 +20,10 @@ impl Ledger {
                     for file in chunk {
                         forgotten += forget_one(tx, *file).await?;
                     }
+                    if tx.is_shared() {
+                        let sql = "UPDATE cluster SET forgotten = forgotten + 1";
+                        sql::query(sql).execute(tx).await?;
+                    }
                     Ok(forgotten)
                 })
                 .await?;
@@ -28,10 +32,20 @@ impl Ledger {
         Ok(forgotten)
     }
 
-    /// Rises whenever files are forgotten. A list of untracked storage files is out of date then.
-    #[must_use]
-    pub fn times_forgotten(&self) -> u64 {
-        self.forgotten.load(Ordering::Relaxed)
+    /// Rises whenever files are forgotten, by any process. A list of untracked storage files is out of date then.
+    pub async fn times_forgotten(&self) -> Result<u64, Error> {
+        if !self.is_shared() {
+            return Ok(self.forgotten.load(Ordering::Relaxed));
+        }
+        let forgotten = self
+            .db
+            .read("look for forgotten files", async |db| {
+                sql::query_scalar("SELECT forgotten FROM cluster")
+                    .fetch_one(db)
+                    .await
+            })
+            .await?;
+        Ok(count_value(forgotten))
     }
 }
 

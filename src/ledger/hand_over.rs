@@ -9,6 +9,7 @@ use super::bulk_change::{Arrived, guard};
 use super::history::{Step, note};
 use super::known_files::KnownRow;
 use super::new_files::{NEW_FILES, NewFiles, insert_new_files};
+use super::other_views::COARSEST;
 use super::row::split;
 use super::scan_digests::forget_listing;
 use super::sets::link_to_set;
@@ -16,7 +17,8 @@ use super::state::on_new_version;
 use super::target_connections::{add_connections, set_target, target_connection};
 use super::withdrawals::end_withdrawal;
 use super::{
-    BulkChange, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column, millis, sql,
+    BulkChange, Difference, Error, Fingerprint, JobState, Known, Ledger, Tx, WatchId, count_column,
+    millis, sql,
 };
 use crate::connector_type::ConnectorType;
 
@@ -206,7 +208,7 @@ async fn hand_over_one(
             let is_touched = known.connector == file.connector
                 && known
                     .fingerprint
-                    .is_some_and(|known| known.is_touched(print));
+                    .is_some_and(|known| known.compare(print, COARSEST) != Difference::Version);
             mark_touched(tx, id, is_touched, row.version).await?;
             if file.connector.is_none() {
                 check_connection_soon(tx, id).await?;
@@ -304,7 +306,7 @@ pub(super) async fn open_job(
     Ok(())
 }
 
-/// Whether only the change time differs from that of what is in storage. `before`: the version before this one.
+/// Whether only times differ from those of what is in storage. `before`: the version before this one.
 async fn mark_touched(
     tx: &mut Tx,
     file_id: i64,

@@ -24,11 +24,13 @@ impl Ledger {
             .await
     }
 
-    /// Gives the ledger the id of its place, or a random one, unless it has one.
-    pub(super) async fn identify(&self, location: &LedgerLocation) -> Result<(), Error> {
+    /// Gives the ledger the id of its place, or a random one, unless it has one. Whether it had none, as a new one has
+    /// not.
+    pub(super) async fn identify(&self, location: &LedgerLocation) -> Result<bool, Error> {
         let new = id_of_place(location);
         let new = new.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
-        self.db
+        let added = self
+            .db
             .write_durably("keep its id", async |tx| {
                 sql::query(
                     "INSERT INTO identity (id) SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM identity)",
@@ -38,7 +40,7 @@ impl Ledger {
                 .await
             })
             .await?;
-        Ok(())
+        Ok(added > 0)
     }
 }
 
@@ -69,8 +71,14 @@ fn absolute(directory: &Path) -> Option<PathBuf> {
 /// The name of this host.
 pub(crate) fn host_name() -> String {
     let system = rustix::system::uname();
-    failpoint::machine().unwrap_or_else(|| system.nodename().to_string_lossy().into_owned())
+    std::env::var(DEMO_HOST)
+        .ok()
+        .or_else(failpoint::machine)
+        .unwrap_or_else(|| system.nodename().to_string_lossy().into_owned())
 }
+
+/// The variable with the name of a host of the demo, whose hosts are processes of one machine.
+pub(crate) const DEMO_HOST: &str = "ITWIN_SYNCD_DEMO_HOST";
 
 /// The id of this machine. Images of containers have none, or a word that says that it is not made yet.
 fn machine_id(path: &Path) -> Option<String> {

@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 
 use super::other_ledgers::approve_take_over;
+use super::roots::accept_other_share;
 use super::spatial_roots::release_spatial_root;
 use super::{BulkChange, Error, Ledger, OtherLedger, SignInWait, Tx, WatchId, millis, sql};
 
@@ -42,6 +43,18 @@ pub enum Inactive {
 }
 
 impl Inactive {
+    /// What the watch does meanwhile.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self {
+            Self::Paused { .. } => "paused",
+            Self::AwaitsImodel { .. } => "waits for its iModel",
+            Self::AwaitsSignIn(_) => "waits for a user to sign in",
+            Self::OtherLedger(_) => "waits",
+            Self::Suspended(_) | Self::BackingOff { .. } => "suspended",
+        }
+    }
+
     /// Why, and what to do about it, for the watch of this name.
     #[must_use]
     pub fn reason(&self, watch: &str) -> String {
@@ -146,8 +159,8 @@ impl Ledger {
     }
 
     /// Ends whatever makes watches inactive: a pause, a suspension, a backoff, the wait for a spatial root that is
-    /// missing or has failed, that for another ledger, and that of deleted files for approval. Returns how many were
-    /// inactive.
+    /// missing or has failed, that for another ledger, that of deleted files for approval, and that for a folder that
+    /// is in the place of another one. Returns how many were inactive.
     ///
     /// The number of files that caused a suspension is approved by that, and the new files that are due: any of them
     /// may turn out to be a known one, in storage or under an old name. New files are not counted again before their
@@ -179,6 +192,7 @@ impl Ledger {
                     .await?;
                     resumed += u64::from(release_spatial_root(tx, name).await?);
                     resumed += approve_deletions(tx, name).await?;
+                    resumed += accept_other_share(tx, name).await?;
                 }
                 Ok(resumed)
             })

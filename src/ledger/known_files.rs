@@ -5,9 +5,10 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use super::row::{join, split};
-use super::{Absence, Error, Ledger, Ready, WatchId, count_value, sql};
+use super::{Absence, Difference, Error, Ledger, Ready, WatchId, count_value, sql};
 use crate::connector_type::ConnectorType;
 
 /// Distinguishes two states of a file without reading it. Compared with `!=` only: times may go backwards.
@@ -19,15 +20,6 @@ pub struct Fingerprint {
     pub mtime_ns: i64,
     /// Change time in nanoseconds since the epoch; no program can set it.
     pub ctime_ns: i64,
-}
-
-impl Fingerprint {
-    /// Whether only the change time differs: as another file system or host has it, or after a change of the mode.
-    pub(super) fn is_touched(self, found: Self) -> bool {
-        self.size == found.size
-            && self.mtime_ns == found.mtime_ns
-            && self.ctime_ns != found.ctime_ns
-    }
 }
 
 /// A file of a folder as the ledger last saw it.
@@ -82,6 +74,17 @@ impl Known {
     #[must_use]
     pub fn is_version(&self, found: Fingerprint, connector: Option<&ConnectorType>) -> bool {
         self.fingerprint == Some(found) && self.connector.as_ref() == connector
+    }
+
+    /// How a file differs from this one; `settle`: a change is at least this far away.
+    #[must_use]
+    pub fn difference(&self, file: &Ready, settle: Duration) -> Difference {
+        match self.fingerprint {
+            Some(known) if self.connector == file.connector && self.set_stem == file.set_stem => {
+                known.compare(file.fingerprint, settle)
+            }
+            _ => Difference::Version,
+        }
     }
 
     /// Whether the ledger has this version, and the set that it belongs to.
@@ -208,19 +211,21 @@ impl Ledger {
         }
     }
 
-    /// Whether any file of a watch was in its folder when that was scanned last.
-    pub async fn has_files_present(&self, watch: WatchId) -> Result<bool, Error> {
-        self.db
-            .read("look for files of a watch", async |db| {
+    /// How many files of a watch were in its folder when that was scanned last.
+    pub async fn files_present(&self, watch: WatchId) -> Result<u64, Error> {
+        let files: i64 = self
+            .db
+            .read("count files of a watch", async |db| {
                 sql::query_scalar(
-                    "SELECT EXISTS (SELECT 1 FROM counts WHERE watch_id = $1 AND absent = 0 \
-                     AND vanished = 0 AND files > 0)",
+                    "SELECT CAST(COALESCE(SUM(files), 0) AS BIGINT) FROM counts WHERE watch_id = $1 \
+                     AND absent = 0 AND vanished = 0",
                 )
                 .bind(watch.0)
                 .fetch_one(db)
                 .await
             })
-            .await
+            .await?;
+        Ok(count_value(files))
     }
 
     /// Every folder of a watch in which a file is known, in no order.

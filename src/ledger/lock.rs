@@ -36,6 +36,12 @@ pub(super) enum PreviousExit {
     FoundDamage(String),
 }
 
+/// The properties of the lock file of a state directory, which is there.
+pub(super) fn metadata(dir: &Path) -> Result<std::fs::Metadata, Error> {
+    let path = dir.join(LOCK_FILE);
+    std::fs::symlink_metadata(&path).map_err(|source| Error::Io { path, source })
+}
+
 impl Lock {
     /// Takes the lock, and waits for another process that has it no longer than `patience`.
     ///

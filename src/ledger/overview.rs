@@ -6,12 +6,13 @@ use jiff::Timestamp;
 
 use super::failure_groups::failure_groups;
 use super::file_reports::{all_files, files_of_jobs};
+use super::nodes::nodes;
 use super::results::latest_results;
 use super::run_entries::latest_runs;
 use super::watch_reports::counted_watches;
 use super::{
-    Error, FailureGroups, FileReport, Ledger, ResultReport, RunEntry, Tx, WatchReport, sql,
-    timestamp,
+    Error, FailureGroups, FileReport, Ledger, NodeReport, ResultReport, RunEntry, Tx, WatchReport,
+    sql, timestamp,
 };
 
 /// The ledger at one moment.
@@ -55,6 +56,8 @@ pub struct Overview {
     pub oldest: Option<Timestamp>,
     /// When a file was synchronized last.
     pub last_success: Option<Timestamp>,
+    /// The hosts that share the ledger, the active one first; none if there can be only one.
+    pub nodes: Vec<NodeReport>,
 }
 
 impl Ledger {
@@ -128,6 +131,7 @@ impl Ledger {
                     runs,
                     oldest: oldest.map(timestamp),
                     last_success: last_success.map(timestamp),
+                    nodes: nodes(tx).await?,
                 })
             })
             .await

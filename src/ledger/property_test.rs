@@ -157,6 +157,7 @@ impl World {
     async fn start(&mut self) {
         let ledger = open(self.dir.path()).await.unwrap();
         let spec = WatchSpec {
+            settings: String::new(),
             name: "north".to_owned(),
             follows: None,
             formerly: None,

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::{Error, Ledger, RootState, WatchId, millis, sql};
+use super::{Error, Ledger, RootState, Tx, WatchId, millis, sql};
 
 /// The root in which files of a watch were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,46 @@ impl Ledger {
             .await
     }
 
+    /// Where the folder of a watch was when it was scanned last, and whether another one was found in its place since.
+    pub async fn share(&self, watch: WatchId) -> Result<(Option<String>, bool), Error> {
+        self.db
+            .read("look up the share of a watch", async |db| {
+                sql::query_as("SELECT share, other_share IS NOT NULL FROM watches WHERE id = $1")
+                    .bind(watch.0)
+                    .fetch_one(db)
+                    .await
+            })
+            .await
+    }
+
+    /// Records where the folder of a watch is.
+    pub async fn record_share(&self, watch: WatchId, share: &str) -> Result<(), Error> {
+        self.db
+            .write("record the share of a watch", async |tx| {
+                sql::query("UPDATE watches SET share = $2, other_share = NULL WHERE id = $1")
+                    .bind(watch.0)
+                    .bind(share)
+                    .execute(tx)
+                    .await
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Records that another folder is there, for the operator, who may accept it.
+    pub async fn record_other_share(&self, watch: WatchId, share: &str) -> Result<(), Error> {
+        self.db
+            .write("record another share of a watch", async |tx| {
+                sql::query("UPDATE watches SET other_share = $2 WHERE id = $1")
+                    .bind(watch.0)
+                    .bind(share)
+                    .execute(tx)
+                    .await
+            })
+            .await?;
+        Ok(())
+    }
+
     /// Records the identity of a root in which files were found.
     pub async fn record_root_identity(
         &self,
@@ -75,4 +115,15 @@ impl Ledger {
             .await?;
         Ok(())
     }
+}
+
+/// Takes the folder that is in the place of another one as that of the watch, if one is.
+pub(super) async fn accept_other_share(tx: &mut Tx, watch: &str) -> Result<u64, sqlx::Error> {
+    sql::query(
+        "UPDATE watches SET share = other_share, other_share = NULL WHERE name = $1 \
+         AND configured = 1 AND other_share IS NOT NULL",
+    )
+    .bind(watch)
+    .execute(tx)
+    .await
 }

@@ -48,6 +48,8 @@ pub struct WatchSpec {
     pub withdrawal: WithdrawalPolicy,
     /// The name of the watch of the same folder that uploads the files, if it does so for this one.
     pub follows: Option<String>,
+    /// A digest of all settings: another process uploads for the watch only with the same.
+    pub settings: String,
 }
 
 /// What happens on the platform to files that are gone from their folder.
@@ -405,8 +407,9 @@ async fn register(
     .execute(&mut *tx)
     .await?;
     sql::query(
-        "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, \
-         path = $4, imodel_wait = CASE WHEN $5 IS NULL THEN NULL ELSE COALESCE(imodel_wait, $5) END, \
+        "UPDATE watches SET configured = 1, imodel_id = $2, storage_folder = $3, settings = $6, \
+         path = $4, share = CASE WHEN path = $4 THEN share ELSE NULL END, \
+         imodel_wait = CASE WHEN $5 IS NULL THEN NULL ELSE COALESCE(imodel_wait, $5) END, \
          imodel_hint = CASE WHEN $5 IS NULL THEN NULL ELSE imodel_hint END WHERE id = $1",
     )
     .bind(id)
@@ -414,6 +417,7 @@ async fn register(
     .bind(&spec.storage_folder)
     .bind(spec.path.as_os_str().as_bytes())
     .bind(&spec.imodel_wait)
+    .bind(&spec.settings)
     .execute(tx)
     .await?;
     set_connections_of_watch(tx, id, &spec.imodel_id, &spec.connection, now).await?;

@@ -1,71 +1,73 @@
-//! The rate limit: requests in any minute and any hour, over the whole process.
+//! The rate limit: requests in any minute and any hour, over the whole process, or over all hosts that share a ledger.
 //!
-//! Counts requests and says how long the next one waits. What a crash loses is the count: after a restart the platform
-//! may answer 429 and request a pause instead.
+//! Counts requests and says how long the next one waits; or draws what it may send, from what all hosts have in common
+//! (`portions`). What a crash of a single host loses is the count: after a restart the platform may answer 429 and
+//! request a pause instead.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::info;
+
+use super::limits::{RequestLimits, Spread, SpreadLog};
+use super::portions::{Portions, Shared};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// How many requests may be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestLimits {
-    /// In any minute; at least 1.
-    pub per_minute: usize,
-    /// In any hour; at least 1. None: no limit.
-    pub per_hour: Option<usize>,
-}
-
-impl RequestLimits {
-    /// A limit for each minute only.
-    #[must_use]
-    pub fn per_minute(count: usize) -> Self {
-        Self {
-            per_minute: count,
-            per_hour: None,
-        }
-    }
-}
-
 /// Keeps requests within their limits.
 #[derive(Debug)]
-pub(crate) struct Budget(Mutex<Sent>);
+pub(crate) struct Budget(Source);
+
+#[derive(Debug)]
+enum Source {
+    Own(Mutex<Sent>),
+    Shared(Shared),
+}
 
 #[derive(Debug)]
 struct Sent {
     limits: RequestLimits,
     /// When each request of the last minute was sent, or of the last hour if that is limited too.
     at: VecDeque<Instant>,
-    /// Requests are spread until then, which was logged.
-    spread_until: Option<Instant>,
+    log: SpreadLog,
 }
 
 impl Budget {
     pub(crate) fn new(limits: RequestLimits) -> Self {
-        Self(Mutex::new(Sent {
+        Self(Source::Own(Mutex::new(Sent {
             limits,
             at: VecDeque::new(),
-            spread_until: None,
-        }))
+            log: SpreadLog::default(),
+        })))
+    }
+
+    /// A budget for requests to a host of the platform, which is drawn in portions.
+    pub(crate) fn shared(limits: RequestLimits, host: String, portions: Arc<dyn Portions>) -> Self {
+        Self(Source::Shared(Shared::new(limits, host, portions)))
     }
 
     /// Sets the limits; the requests that were counted so far count on.
     pub(crate) fn set(&self, limits: RequestLimits) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).limits = limits;
+        match &self.0 {
+            Source::Own(sent) => {
+                sent.lock().unwrap_or_else(PoisonError::into_inner).limits = limits;
+            }
+            Source::Shared(shared) => shared.set(limits),
+        }
     }
 
     /// Waits until one more request is within the limits, and counts it.
     pub(crate) async fn take(&self) {
+        let sent = match &self.0 {
+            Source::Own(sent) => sent,
+            Source::Shared(shared) => return shared.take().await,
+        };
         loop {
             let pause = {
-                let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
                 sent.reserve(Instant::now())
             };
             if pause.is_zero() {
@@ -92,7 +94,12 @@ impl Sent {
         let of_minute = self.pause_of_minute(per_minute, now);
         let of_hour = per_hour.map_or(Duration::ZERO, |most| self.pause_of_hour(most, now));
         if !of_hour.is_zero() {
-            self.log_spread(now);
+            let first = self.at.front().copied().unwrap_or(now);
+            let spread = Spread {
+                used: self.at.len(),
+                rest: (first + HOUR).saturating_duration_since(now),
+            };
+            self.log.note(spread, now);
         }
         let pause = of_minute.max(of_hour);
         if pause.is_zero() {
@@ -127,22 +134,6 @@ impl Sent {
         }
         let left = u32::try_from(per_hour - used).unwrap_or(u32::MAX);
         (*last + until / left).saturating_duration_since(now)
-    }
-}
-
-impl Sent {
-    /// Logs once per hour that requests are slower now.
-    fn log_spread(&mut self, now: Instant) {
-        if self.spread_until.is_some_and(|until| now < until) {
-            return;
-        }
-        let until = self.at.front().map_or(now, |first| *first + HOUR);
-        self.spread_until = Some(until);
-        let minutes = until.saturating_duration_since(now).as_secs().div_ceil(60);
-        info!(
-            requests = self.at.len(),
-            "half of itwin.requests_per_hour is used: spreading the other half over the next {minutes} min"
-        );
     }
 }
 

@@ -11,7 +11,7 @@ use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 use super::{BadRule, List};
 
 /// Compiled globs of one list.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Globs(Arc<Compiled>);
 
 /// A glob that fits.
@@ -22,7 +22,7 @@ pub(super) struct Fit<'a> {
     pub(super) text: &'a str,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Compiled {
     set: GlobSet,
     /// One entry per glob of `set`.
@@ -42,6 +42,14 @@ struct Glob {
 enum Kind {
     File,
     Folder,
+}
+
+/// The same for equal lists, in any process.
+impl std::fmt::Debug for Globs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let texts = self.0.globs.iter().map(|glob| &glob.text);
+        f.debug_list().entries(texts).finish()
+    }
 }
 
 /// Equal lists compile to the same.

@@ -1,6 +1,5 @@
 //! Keeps the backoffs that hosts requested (Retry-After) across a restart: from the client into the ledger, and back.
-
-use tokio_util::sync::CancellationToken;
+//! In a ledger that several hosts share, they count for all of them: the portions of requests bring them.
 
 use crate::clock;
 use crate::itwin::{Client, Pause};
@@ -17,22 +16,17 @@ pub(super) async fn resume(client: &Client, ledger: &Ledger) -> Result<(), ledge
     Ok(())
 }
 
-/// Records each backoff when a host requests it.
-pub(super) async fn record(
-    client: Client,
-    ledger: Ledger,
-    stop: CancellationToken,
-) -> Result<(), ledger::Error> {
+/// Records each backoff when a host requests it, until that fails.
+pub(super) async fn record(client: Client, ledger: Ledger) -> ledger::Error {
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = client.pause_requested() => {}
-        }
+        client.pause_requested().await;
         let pauses: Vec<_> = client
             .pauses()
             .into_iter()
             .map(|pause| (pause.host, pause.until))
             .collect();
-        ledger.record_pauses(&pauses, clock::now()).await?;
+        if let Err(error) = ledger.record_pauses(&pauses, clock::now()).await {
+            return error;
+        }
     }
 }

@@ -65,7 +65,7 @@ impl Tasks {
                 Ok(())
             });
         }
-        let reader = Ledger::read(&config.state.path).await?;
+        let reader = Ledger::read_beside(&config.state.path).await?;
         // A single pass ends before a page would be of use, and the address may be that of the service.
         let listen = config.web.listen.filter(|_| until == Until::Stopped);
         if let Some(listen) = listen {
@@ -108,9 +108,10 @@ impl Tasks {
         }
         if config.heartbeat.url.is_some() {
             let (heartbeat, reader) = (config.heartbeat.clone(), reader.clone());
+            let live = self.live.clone();
             let stop = self.stop.clone();
             self.spawn("heartbeat".to_owned(), async move {
-                alert::beat(heartbeat, http, reader, stop).await;
+                alert::beat(heartbeat, http, reader, live, stop).await;
                 Ok(())
             });
         }

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::new_imodels::imodel_wait;
 use super::tasks::{Tasks, register, synchronizer_settings, watch_specs};
-use super::{Error, signals, systemd};
+use super::{Error, signals, systemd, watchdog};
 use crate::config::{Account, Config, ConfigErrors, Watch};
 use crate::itwin::Client;
 use crate::ledger::{self, Ledger, Recognized, WatchSpec};
@@ -174,8 +174,28 @@ fn recognized<'o>(old: &'o Config, new: &Config) -> Vec<Option<&'o Watch>> {
 }
 
 impl Tasks {
+    /// Applies what [`next`] returned to `config`, and shows that in the status line.
+    pub(super) async fn take_up(
+        &mut self,
+        (loaded, levels): (Result<Config, ConfigErrors>, &Levels),
+        config: &mut Config,
+        ledger: &Ledger,
+        client: &Client,
+    ) -> Result<(), Error> {
+        let note = match loaded {
+            Ok(new) => {
+                *config = self.reload(config, new, ledger, client, levels).await?;
+                None
+            }
+            Err(mistakes) => Some(refuse(&mistakes)),
+        };
+        systemd::ready(&watchdog::line(ledger, note.as_deref()).await?);
+        self.note.send_replace(note);
+        Ok(())
+    }
+
     /// Applies `new` as far as it needs no restart; returns the effective configuration.
-    pub(super) async fn reload(
+    async fn reload(
         &mut self,
         old: &Config,
         new: Config,

@@ -26,7 +26,10 @@ pub fn handle(stop: CancellationToken) -> std::io::Result<()> {
 }
 
 /// All SIGHUPs from now on.
-pub(super) fn hangups() -> std::io::Result<Signal> {
+///
+/// # Errors
+/// When the operating system gives no handler.
+pub fn hangups() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 

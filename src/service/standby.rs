@@ -1,20 +1,21 @@
 //! Waits while another host is active: this one is *standby*.
 //!
-//! A standby does no work and sends nothing to the platform. It answers commands, page and systemd, says which host is
-//! active, and does not even wait if its watches are not those of the active host.
+//! A standby uploads as well (`standby_uploads`), and does nothing else. It answers commands, page and systemd, says
+//! which host is active, and does not even wait if its watches are not those of the active host.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::interfaces::control_server;
 use super::reload::{self, Reloads};
+use super::standby_uploads::{StandbyUploads, State};
 use super::tasks::watch_specs;
-use super::{Error, client, systemd};
+use super::{Error, LEDGER_GRACE, client, systemd};
 use crate::config::{Config, Source};
 use crate::control::Operator;
 use crate::ledger::{self, ActiveHost, Ledger};
@@ -51,7 +52,11 @@ pub(super) async fn open_ledger(
         stop: CancellationToken::new(),
         tasks: JoinSet::new(),
         ledger: None,
+        config: watch::Sender::new(config.clone()),
+        state: watch::Sender::default(),
+        uploads: None,
     };
+    let mut state = waiting.state.subscribe();
     let ended = loop {
         let host = active.borrow_and_update().clone();
         if let Some(host) = host
@@ -61,8 +66,16 @@ pub(super) async fn open_ledger(
         }
         tokio::select! {
             opened = &mut opening => break opened.map(Some).map_err(Error::from),
-            () = stop.cancelled() => break Ok(None),
+            () = stop.cancelled() => {
+                systemd::stopping(config.shutdown_grace);
+                let grace = config.shutdown_grace + LEDGER_GRACE;
+                let ended = tokio::time::timeout(grace, waiting.end_uploads()).await;
+                // Otherwise the database is away: the row of this host ends by itself.
+                break ended.unwrap_or(Ok(())).map(|()| None);
+            }
+            ended = uploads_end(&mut waiting.uploads) => break Err(ended),
             Ok(()) = active.changed() => {}
+            Ok(()) = state.changed() => {}
             () = ping() => {}
             (loaded, levels) = reload::next(reloads) => match loaded {
                 Ok(new) => {
@@ -70,7 +83,8 @@ pub(super) async fn open_ledger(
                     // What is in use already needs a restart.
                     *config = Config { state: config.state.clone(), log: config.log.clone(), ..new };
                     waiting.configuration.send_replace(config.source.clone());
-                    info!("configuration reloaded: it applies when this host becomes active");
+                    waiting.config.send_replace(config.clone());
+                    info!("configuration reloaded: it applies when this host becomes active, to uploads at once");
                 }
                 Err(mistakes) => drop(reload::refuse(&mistakes)),
             },
@@ -88,6 +102,18 @@ async fn is_known(active: &mut watch::Receiver<Option<ActiveHost>>) {
     if active.wait_for(Option::is_some).await.is_err() {
         // The ledger is open, or never will be.
         std::future::pending::<()>().await;
+    }
+}
+
+/// Why the uploads ended that should not.
+async fn uploads_end(uploads: &mut Option<JoinHandle<Result<(), Error>>>) -> Error {
+    let Some(uploads) = uploads else {
+        return std::future::pending().await;
+    };
+    match uploads.await {
+        Ok(Ok(())) => Error::Ended("uploads".to_owned()),
+        Ok(Err(error)) => error,
+        Err(panic) => Error::Panicked(panic.to_string()),
     }
 }
 
@@ -110,6 +136,10 @@ struct Waiting {
     tasks: JoinSet<Result<(), ledger::Error>>,
     /// None until it could be read: another version may be active.
     ledger: Option<Ledger>,
+    config: watch::Sender<Config>,
+    /// What the uploads do.
+    state: watch::Sender<State>,
+    uploads: Option<JoinHandle<Result<(), Error>>>,
 }
 
 impl Waiting {
@@ -122,7 +152,7 @@ impl Waiting {
         if self.ledger.is_none() {
             self.start(config).await;
         }
-        let different = match &self.ledger {
+        let mut different = match &self.ledger {
             Some(ledger) => different_watches(config, ledger).await,
             None => Vec::new(),
         };
@@ -132,9 +162,22 @@ impl Waiting {
                 watches: different,
             });
         }
+        if self.uploads.is_none() {
+            let uploads = StandbyUploads {
+                config: self.config.subscribe(),
+                live: self.live.clone(),
+                state: self.state.clone(),
+            };
+            self.uploads = Some(tokio::spawn(uploads.run(self.stop.clone())));
+        }
+        let state = self.state.borrow().clone();
+        different.extend(state.different_watches);
+        different.sort();
+        different.dedup();
         let standby = Standby {
             active: active.host.clone(),
             since: active.since,
+            uploads: state.is_uploading,
             different_watches: different,
         };
         let text = standby.text();
@@ -142,8 +185,22 @@ impl Waiting {
         if before.as_ref() == Some(&standby) {
             return Ok(());
         }
-        info!(active = standby.active, since = %standby.since, "standby: another host is active");
-        if !standby.different_watches.is_empty() {
+        let is_same_host = before.as_ref().is_some_and(|before| {
+            (&before.active, before.since) == (&standby.active, standby.since)
+        });
+        if !is_same_host {
+            info!(active = standby.active, since = %standby.since, "standby: another host is active");
+        }
+        if before.as_ref().is_some_and(|before| before.uploads) != standby.uploads {
+            if standby.uploads {
+                info!("this host uploads as well");
+            } else {
+                info!("this host does not upload at the moment");
+            }
+        }
+        let is_known =
+            before.is_some_and(|before| before.different_watches == standby.different_watches);
+        if !is_known && !standby.different_watches.is_empty() {
             warn!(
                 watches = standby.different_watches.join(", "),
                 hint = "give all hosts the same [[watch]] sections: when this host becomes active, its own apply",
@@ -189,8 +246,25 @@ impl Waiting {
         }
     }
 
+    /// Lets running uploads finish, and gives the others back.
+    async fn end_uploads(&mut self) -> Result<(), Error> {
+        self.stop.cancel();
+        let Some(uploads) = &mut self.uploads else {
+            return Ok(());
+        };
+        let ended = uploads.await;
+        self.uploads = None;
+        ended.unwrap_or_else(|panic| Err(Error::Panicked(panic.to_string())))
+    }
+
+    /// Ends what is left: uploads as a kill would.
     async fn end(mut self) {
         self.stop.cancel();
+        if let Some(uploads) = self.uploads.take() {
+            uploads.abort();
+            // Nothing of it must run beside the uploads of an active host.
+            drop(uploads.await);
+        }
         self.tasks.shutdown().await;
     }
 }

@@ -13,13 +13,13 @@ use tracing::{info, warn};
 use super::new_imodels::{IMODEL, ImodelTask, imodel_wait};
 use super::once::InPass;
 use super::watchdog::Watchdog;
-use super::{Error, clock, host_backoffs};
+use super::{Error, clock, host_backoffs, systemd};
 use crate::config::{Config, OnDelete, Source, Watch};
 use crate::failpoint::{failpoint, slowpoint};
 use crate::ids::ImodelId;
 use crate::itwin::{self, Client};
 use crate::ledger::{self, BulkChangeLimits, Ledger, WatchId, WatchSpec, WithdrawalPolicy};
-use crate::runtime_status::{Outage, StatusTracker};
+use crate::runtime_status::{LedgerOutage, Outage, StatusTracker};
 use crate::selection::Scope;
 use crate::synchronizer::{self, Synchronizer};
 use crate::upload::{self, UploadPool};
@@ -76,6 +76,14 @@ impl Tasks {
         client: &Client,
         known: mpsc::Sender<()>,
     ) -> Result<Self, Error> {
+        if ledger.is_shared() {
+            let planned = ledger.planned_watches(&watch_specs(config)).await?;
+            let mut watches = planned.watches.iter();
+            if !planned.removed.is_empty() || watches.any(|watch| !watch.changes.is_empty()) {
+                // They would continue to upload to where the files were before.
+                systemd::extending_timeout(ledger.dismiss_others()).await?;
+            }
+        }
         let watches = register(config, ledger).await?;
         let (turned, queue) = watch::channel(Instant::now());
         let mut tasks = Self {
@@ -107,6 +115,7 @@ impl Tasks {
             let itwin::Outage { since, reason } = platform.outage()?;
             Some(Outage { since, reason })
         });
+        show_outages(&tasks.live, ledger);
         tasks.start_synchronizers(config, ledger, client);
         tasks.start_imodels(config, ledger, client);
         let uploads = UploadPool::new(upload::Deps {
@@ -119,14 +128,35 @@ impl Tasks {
             synchronizers: tasks.wake_synchronizers.clone(),
             turned,
             live: tasks.live.clone(),
+            is_standby: false,
         });
         let stop = tasks.stop.clone();
         tasks.spawn(
             "uploads".to_owned(),
             async move { Ok(uploads.run(stop).await?) },
         );
-        let pauses = host_backoffs::record(client.clone(), ledger.clone(), tasks.stop.clone());
-        tasks.spawn("pauses".to_owned(), async move { Ok(pauses.await?) });
+        if let Some(others) = ledger.others() {
+            let (uploads, synchronizers) = (
+                Arc::clone(&tasks.wake_uploads),
+                tasks.wake_synchronizers.clone(),
+            );
+            let stop = tasks.stop.clone();
+            tasks.spawn("other hosts".to_owned(), async move {
+                tokio::select! {
+                    () = follow_others(others, uploads, synchronizers) => {}
+                    () = stop.cancelled() => {}
+                }
+                Ok(())
+            });
+        }
+        let pauses = host_backoffs::record(client.clone(), ledger.clone());
+        let stop = tasks.stop.clone();
+        tasks.spawn("pauses".to_owned(), async move {
+            tokio::select! {
+                error = pauses => Err(error.into()),
+                () = stop.cancelled() => Ok(()),
+            }
+        });
         let clock = clock::follow(
             ledger.clone(),
             Arc::clone(&tasks.wake_uploads),
@@ -302,6 +332,34 @@ impl Tasks {
     }
 }
 
+/// Lets status, page and alerts show why the service waits for the database of its ledger.
+pub(super) fn show_outages(live: &StatusTracker, ledger: &Ledger) {
+    if let Some(outage) = ledger.outage() {
+        live.read_ledger_outage_by(move || {
+            let outage = outage()?;
+            Some(LedgerOutage {
+                since: outage.since,
+                reason: outage.reason,
+                hint: outage.hint.to_owned(),
+            })
+        });
+    }
+}
+
+/// Wakes uploads and synchronizers when another host has written, until it is dropped.
+async fn follow_others(
+    mut others: watch::Receiver<u64>,
+    uploads: Arc<Notify>,
+    synchronizers: watch::Sender<u64>,
+) {
+    while others.changed().await.is_ok() {
+        uploads.notify_one();
+        synchronizers.send_modify(|_asked| ());
+    }
+    // The ledger is closed.
+    std::future::pending::<()>().await;
+}
+
 /// The settings of synchronizers in a configuration.
 pub(super) fn synchronizer_settings(config: &Config) -> synchronizer::Settings {
     let roots = config.imodels.iter().filter_map(|imodel| {
@@ -369,6 +427,7 @@ pub(crate) fn watch_specs(config: &Config) -> Vec<WatchSpec> {
                 new_files: config.bulk_change.max_new_files,
             },
             follows: watch.follows.as_ref().map(|leader| leader.watch.clone()),
+            settings: watch.digest(),
         })
         .collect()
 }

@@ -35,7 +35,8 @@ pub(crate) fn summary(view: &StatusView, surroundings: &Surroundings) -> Summary
     Summary { ok, text }
 }
 
-fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
+/// Problems of the service as a whole.
+fn problems_of_service(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
     let mut problems = Vec::new();
     if surroundings.disk_full.is_some() {
         problems.push("disk of the state directory full".to_owned());
@@ -45,6 +46,9 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
     } else if view.daemon.is_none() {
         problems.push("daemon not running".to_owned());
     }
+    if view.ledger_outage.is_some() {
+        problems.push("ledger not available".to_owned());
+    }
     if view.platform_outage.is_some() {
         problems.push("platform not available".to_owned());
     }
@@ -53,6 +57,11 @@ fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
     if view.page_problem.is_some() {
         problems.push("page not available".to_owned());
     }
+    problems
+}
+
+fn problems(view: &StatusView, surroundings: &Surroundings) -> Vec<String> {
+    let mut problems = problems_of_service(view, surroundings);
     let watches = |is: fn(&WatchView) -> bool| {
         let configured = view.watches.iter().filter(|watch| watch.configured);
         configured.filter(|watch| is(watch)).count() as u64

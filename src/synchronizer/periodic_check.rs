@@ -1,7 +1,8 @@
 //! Checks at intervals, even without anything to run, that the platform still holds what it should.
 //!
 //! The first check of a process, and one that something asked for, reads everything. Later ones take turns, so that an
-//! iModel in which nothing happens costs about one request per interval.
+//! iModel in which nothing happens costs about one request per interval. So do those after a run: the same was read for
+//! it.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -34,8 +35,12 @@ enum Part {
     Nothing,
 }
 
-/// The turns of checks, after one of everything. Source files are what other clients change most easily.
+/// The turns of checks, after one of everything or a run. Source files are what other clients change most easily.
+/// Other connections come soon, because no run reads them.
 const TURNS: [Part; 12] = [
+    Part::SourceFiles,
+    Part::OtherConnections,
+    Part::Nothing,
     Part::SourceFiles,
     Part::Connection,
     Part::Nothing,
@@ -44,13 +49,11 @@ const TURNS: [Part; 12] = [
     Part::Storage,
     Part::Nothing,
     Part::SourceFiles,
-    Part::OtherConnections,
-    Part::Nothing,
-    Part::SourceFiles,
     Part::SourceFiles,
 ];
 
-/// Decides what the next check of a connection reads. `turn` is None if this process has not checked it yet.
+/// Decides what the next check of a connection reads. `turn` is None if this process has neither checked nor run it
+/// yet.
 fn part(turn: Option<usize>, asked: bool, is_first_of_imodel: bool) -> Part {
     match turn.map(|turn| TURNS[turn % TURNS.len()]) {
         None => Part::Everything,
@@ -284,9 +287,9 @@ mod tests {
             (None, true, false, Part::Everything),
             (Some(0), true, true, Part::Everything),
             (Some(0), false, true, Part::SourceFiles),
-            (Some(5), false, false, Part::Storage),
-            (Some(8), false, true, Part::OtherConnections),
-            (Some(8), false, false, Part::SourceFiles),
+            (Some(8), false, false, Part::Storage),
+            (Some(1), false, true, Part::OtherConnections),
+            (Some(1), false, false, Part::SourceFiles),
             (Some(12), false, true, Part::SourceFiles),
         ] {
             let found = part(turn, asked, is_first);

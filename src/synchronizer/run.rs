@@ -297,6 +297,8 @@ impl Synchronizer {
             .finish_run(open.id, &run.state, &run.result, &outcomes, now)
             .await?;
         failpoint("run concluded");
+        // What a check of everything reads was read for this run.
+        self.check_turns.entry(open.connection).or_insert(0);
         self.report(open, run, &files, &contents, &reports);
         if reports.iter().any(|report| {
             matches!(

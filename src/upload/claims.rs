@@ -79,6 +79,14 @@ fn may_take(claim: &Claim, own: &str, contest: &Contest, had_it: bool) -> bool {
     is_moved || contest.takes_over.as_ref() == Some(&claim.ledger)
 }
 
+/// Where the claim of a watch is, below the root folder.
+fn claim_path(watch: &Watch) -> String {
+    let name = claim_name(watch);
+    let path = watch.storage_folder.iter().map(String::as_str);
+    let path: Vec<&str> = path.chain([name.as_str()]).collect();
+    path.join("/")
+}
+
 /// A time of [`boot_time`], so much later.
 fn later(time: i64, by: Duration) -> i64 {
     time.saturating_add(i64::try_from(lease_time(by).as_millis()).unwrap_or(i64::MAX))
@@ -137,6 +145,9 @@ impl Claims {
 impl Shared {
     /// Makes sure that the storage folder of a watch belongs to this ledger.
     pub(super) async fn hold_place(&self, id: WatchId, watch: &Watch) -> Result<(), UploadError> {
+        if self.standby.is_some() {
+            return self.check_place(id, watch).await;
+        }
         if !watch.is_exclusive {
             return Ok(());
         }
@@ -185,6 +196,35 @@ impl Shared {
         }
     }
 
+    /// Whether the storage folder of a watch belongs to this ledger. Changes nothing: of several processes, only the
+    /// active one does.
+    pub(super) async fn is_claimed(&self, id: WatchId, watch: &Watch) -> Result<bool, UploadError> {
+        let held = self.claims.of(id);
+        let mut held = held.lock().await;
+        let asked = boot_time();
+        if asked < held.until {
+            return Ok(true);
+        }
+        let own = self.claims.own(&self.ledger).await?;
+        let place = self.folders.place(watch, &[]).await?;
+        let (root, path) = (&place.root_folder_id, claim_path(watch));
+        let Some(known) = self.ledger.folder(root, &path).await? else {
+            return Ok(false);
+        };
+        let folder = match self.client.folder(&known).await {
+            Err(error) if error.is_not_found() => return Ok(false),
+            folder => folder?,
+        };
+        let claim = folder.description.as_deref().and_then(Claim::parse);
+        let now = crate::clock::now();
+        let is_own = claim.is_some_and(|claim| claim.ledger == own)
+            && self.ledger.taking_over_since(id, now).await?.is_none();
+        if is_own {
+            held.until = later(asked, HOLDS);
+        }
+        Ok(is_own)
+    }
+
     /// The claim on a storage folder, created if there is none.
     async fn claim_folder(
         &self,
@@ -195,8 +235,7 @@ impl Shared {
     ) -> Result<Folder, UploadError> {
         let name = claim_name(watch);
         let root = &place.root_folder_id;
-        let path: Vec<&str> = watch.storage_folder.iter().map(String::as_str).collect();
-        let path = [path.as_slice(), &[&name]].concat().join("/");
+        let path = claim_path(watch);
         let known = self.ledger.folder(root, &path).await?;
         if let Some(known) = known.filter(|_| !std::mem::take(&mut held.is_new)) {
             match self.client.folder(&known).await {

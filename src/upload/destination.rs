@@ -216,7 +216,13 @@ impl Shared {
         let found = self.folders.untracked(route.place, route.name, listing);
         for file in found.await? {
             // Another spelling belongs to the local file of that spelling, if there is one.
-            if file.name == route.name || !other_file_exists(job, route, &file.name).await? {
+            if file.name == route.name {
+                named.push(file.id);
+            } else if !other_file_exists(job, route, &file.name).await? {
+                // It may not be gone, but only not visible here.
+                if self.standby.is_some() {
+                    return Err(UploadError::LeftToActive);
+                }
                 named.push(file.id);
             }
         }

@@ -61,6 +61,8 @@ pub(super) enum UploadError {
         "its storage folder was taken over; waiting until the other itwin-syncd must have noticed"
     )]
     TakingOver { until: Timestamp },
+    #[error("the active host has to do this")]
+    LeftToActive,
     #[error("the file is locked in iTwin Storage")]
     Locked,
     #[error("storage refused to complete the upload; it starts again")]
@@ -111,7 +113,8 @@ impl UploadError {
             | Self::Predecessor { .. }
             | Self::OriginUnconfirmed { .. }
             | Self::OtherLedger(_)
-            | Self::TakingOver { .. } => Class::Busy,
+            | Self::TakingOver { .. }
+            | Self::LeftToActive => Class::Busy,
             Self::Name(_) | Self::Unfit(Unfit::Empty | Unfit::TooLarge { .. }) => {
                 Class::RefusedForContent
             }
@@ -159,6 +162,7 @@ impl UploadError {
             | Self::OriginUnconfirmed { .. }
             | Self::OtherLedger(_)
             | Self::TakingOver { .. }
+            | Self::LeftToActive
             | Self::NotCompleted(_) => return None,
         };
         Some(hint.to_owned())
@@ -219,6 +223,7 @@ mod tests {
                 UploadError::TakingOver { .. } => UploadError::TakingOver {
                     until: Timestamp::UNIX_EPOCH,
                 },
+                UploadError::LeftToActive => UploadError::LeftToActive,
                 UploadError::Locked => UploadError::Locked,
                 UploadError::NotCompleted(_) => UploadError::NotCompleted(platform()),
             })

@@ -3,6 +3,9 @@
 //! Folder ids are kept in the ledger, so a new file costs no request. A folder's files are listed once per process,
 //! before the first file is created in it. Its subfolders are listed when one is missing, at most once a minute. An id
 //! that the platform refuses is looked up again.
+//!
+//! Several processes with one ledger create files in a folder. What another one has created belongs to a file of the
+//! ledger, or to a job at a stage for which the folder is listed anew. Each folder is created by one of them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,11 +20,14 @@ use crate::config::Watch;
 use crate::failpoint::failpoint;
 use crate::ids::{ImodelId, StorageFileId};
 use crate::itwin::{self, Client, Folder};
-use crate::ledger::{ImodelRecord, Ledger};
+use crate::ledger::{FolderHold, ImodelRecord, Ledger};
 use crate::names;
 
 /// How long a list of subfolders is used: another client may create one at any time.
 const LISTING_HOLDS: Duration = Duration::from_secs(60);
+
+/// How often a process looks whether another one has created a folder.
+const HOLD_LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Folders {
@@ -106,6 +112,20 @@ impl Folders {
         watch: &Watch,
         below: &[String],
     ) -> Result<Place, UploadError> {
+        loop {
+            if let Some(place) = self.place_unless_held(watch, below).await? {
+                return Ok(place);
+            }
+            tokio::time::sleep(HOLD_LOOK).await;
+        }
+    }
+
+    /// None: another process is about to create a folder of it.
+    async fn place_unless_held(
+        &self,
+        watch: &Watch,
+        below: &[String],
+    ) -> Result<Option<Place>, UploadError> {
         let record = self.imodel(&watch.imodel_id).await?;
         let root_folder_id = record.root_folder_id;
         let owner = self
@@ -119,7 +139,8 @@ impl Folders {
         let mut state = self.state.lock().await;
         let mut folder_id = root_folder_id.clone();
         let mut path = String::new();
-        for segment in watch.storage_folder.iter().chain(below) {
+        let segments: Vec<String> = watch.storage_folder.iter().chain(below).cloned().collect();
+        for (above, segment) in segments.iter().enumerate() {
             if !path.is_empty() {
                 path.push('/');
             }
@@ -127,7 +148,26 @@ impl Folders {
             folder_id = match self.ledger.folder(&root_folder_id, &path).await? {
                 Some(known) => known,
                 None => {
-                    let found = match self.find_or_create(&mut state, &folder_id, segment).await {
+                    let key = names::path_key(segments.get(..above).unwrap_or_default(), segment);
+                    let held = self.ledger.hold_folder(&root_folder_id, &key).await?;
+                    let made = match held {
+                        FolderHold::Busy => return Ok(None),
+                        FolderHold::Known(id) => Ok(id),
+                        FolderHold::Taken { in_doubt } => {
+                            let parent = (folder_id.as_str(), in_doubt);
+                            self.find_or_create(&mut state, parent, segment).await
+                        }
+                    };
+                    if let Err(error) = &made {
+                        let in_doubt = match error {
+                            UploadError::Platform(error) => error.may_have_taken_effect(),
+                            _ => true,
+                        };
+                        self.ledger
+                            .leave_folder(&root_folder_id, &key, in_doubt)
+                            .await?;
+                    }
+                    let found = match made {
                         // The folder above is gone, although the ledger knows it.
                         Err(UploadError::Platform(error))
                             if error.is_not_found() && folder_id != root_folder_id =>
@@ -146,17 +186,17 @@ impl Folders {
                         found => found?,
                     };
                     self.ledger
-                        .remember_folder(&root_folder_id, &path, &found)
+                        .remember_created_folder(&root_folder_id, &path, &key, &found)
                         .await?;
                     found
                 }
             };
         }
-        Ok(Place {
+        Ok(Some(Place {
             imodel: watch.imodel_id.clone(),
             root_folder_id,
             folder_id,
-        })
+        }))
     }
 
     /// Whether two iModels belong to one iTwin, and so have the same storage.
@@ -184,7 +224,7 @@ impl Folders {
         let mut state = self.state.lock().await;
         // A forgotten file's storage file is untracked from now on, although it was created after the folder was
         // listed.
-        let forgotten = self.ledger.times_forgotten();
+        let forgotten = self.ledger.times_forgotten().await?;
         if state.forgotten != forgotten {
             state.forgotten = forgotten;
             state.untracked.clear();
@@ -318,14 +358,15 @@ impl Folders {
         Ok(record)
     }
 
+    /// `in_doubt`: another process may have created it a while ago.
     async fn find_or_create(
         &self,
         state: &mut State,
-        parent: &str,
+        (parent, in_doubt): (&str, bool),
         name: &str,
     ) -> Result<String, UploadError> {
         let listed = state.children.get(parent);
-        if listed.is_none_or(|(at, _)| at.elapsed() > LISTING_HOLDS) {
+        if in_doubt || listed.is_none_or(|(at, _)| at.elapsed() > LISTING_HOLDS) {
             self.list_children(state, parent).await?;
         }
         if let Some(id) = child(state, parent, name) {

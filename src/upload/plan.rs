@@ -3,6 +3,8 @@
 //! An attempt asks [`next_step`], does that step, adds what it found to [`Findings`], and asks again. The order of the
 //! rules below is the order of the checks: cheap before expensive, and nothing is sent before it is known to be needed.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::error::Unfit;
@@ -11,6 +13,9 @@ use crate::ids::StorageFileId;
 use crate::ledger::{self, Fingerprint, Stage, StoredContent, UploadJob, Withdrawal};
 use crate::next_attempt::after;
 use crate::stored_content::Content;
+
+/// The coarsest modification times that file systems have.
+const COARSE: Duration = Duration::from_secs(2);
 
 /// After a *create file* without an answer, storage may take this long to list the file.
 pub(super) const LISTED_AFTER: std::time::Duration = std::time::Duration::from_secs(10);
@@ -32,6 +37,9 @@ pub(super) struct Findings {
     pub(super) relocated: bool,
     /// What is known of a file without a storage file.
     pub(super) new_file: NewFileIs,
+    /// By how much the modification time may differ from the one that was handed over; None: the whole fingerprint must
+    /// be the same.
+    pub(super) tolerance: Option<Duration>,
 }
 
 /// What is known of a file without a storage file.
@@ -58,6 +66,28 @@ impl Findings {
                 OnRename::Follow => NewFileIs::Unknown,
                 OnRename::UploadAgain => NewFileIs::New,
             },
+            tolerance: None,
+        }
+    }
+
+    /// Another host has handed the file over, and may see other times of it: its file server may give it a coarser
+    /// modification time, and another time of the last status change. A change after the file had settled is as far
+    /// away as the settle time at least, so it is noticed all the same.
+    pub(super) fn compare_roughly(&mut self, settle: Duration) {
+        self.tolerance = Some(settle.min(COARSE));
+    }
+
+    /// Whether the file is the one that was handed over.
+    fn is_as_handed_over(&self, handed_over: Option<Fingerprint>) -> bool {
+        let (Some(before), now) = (handed_over, self.opened) else {
+            return false;
+        };
+        match self.tolerance {
+            None => before == now,
+            Some(tolerance) => {
+                let apart = u128::from(before.mtime_ns.abs_diff(now.mtime_ns));
+                before.size == now.size && apart <= tolerance.as_nanos()
+            }
         }
     }
 }
@@ -113,7 +143,7 @@ pub(super) fn next_step(job: &UploadJob, findings: &Findings, limit: u64) -> Ste
     } else if let Some(written) = interrupted(job).filter(|_| !findings.completion_refused) {
         return Step::Complete(written.clone());
     }
-    if let Some(unfit) = unfit(job, opened, limit) {
+    if let Some(unfit) = unfit(job, findings, limit) {
         return Step::Reject(unfit);
     }
     if let Some(stored) = comparable_content(job, opened) {
@@ -150,9 +180,9 @@ fn interrupted(job: &UploadJob) -> Option<&StoredContent> {
         .filter(|written| job.stage.0 == Stage::BlobWritten && written.version == job.version)
 }
 
-fn unfit(job: &UploadJob, opened: Fingerprint, limit: u64) -> Option<Unfit> {
-    let bytes = opened.size;
-    if job.fingerprint != Some(opened) {
+fn unfit(job: &UploadJob, findings: &Findings, limit: u64) -> Option<Unfit> {
+    let bytes = findings.opened.size;
+    if !findings.is_as_handed_over(job.fingerprint) {
         Some(Unfit::NotSettled)
     } else if bytes == 0 {
         Some(Unfit::Empty)

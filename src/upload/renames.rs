@@ -12,6 +12,7 @@
 //!
 //! It sends nothing: `relocation` gives the storage file its new name and folder, in the job of the moved record.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use super::source::{self, Source};
 use super::tracked_job::TrackedJob;
 use crate::config::Watch;
 use crate::failpoint::failpoint;
-use crate::ledger::{BulkChange, Followed, Origin};
+use crate::ledger::{BulkChange, Followed, Origin, WatchId};
 use crate::next_attempt::after;
 
 /// A file that was gone this long before the new one was complete was deleted, not renamed. Also the longest wait for
@@ -91,33 +92,8 @@ impl Shared {
         source.rewind().await?;
         let window = SignedDuration::try_from(WINDOW + watch.settle_policy.settle);
         let window = window.unwrap_or(SignedDuration::MAX);
-        let mut gone = Vec::new();
-        for origin in self.ledger.origins(job, &content, window).await? {
-            let root = match self.watches.get(&origin.watch) {
-                Some(other) => &other.path,
-                None => continue,
-            };
-            match Source::open(slot, root, &origin.path).await {
-                Err(source::Error::Gone) => gone.push(origin),
-                // The share of another watch must not hold this one up: a scan there decides.
-                Err(source::Error::Hangs | source::Error::Stuck) if origin.watch != job.watch => {
-                    gone.push(origin);
-                }
-                Err(error @ (source::Error::Hangs | source::Error::Stuck)) => {
-                    return Err(error.into());
-                }
-                // A share that ignores case finds the file under both names.
-                Ok(other)
-                    if origin.absent_since.is_some()
-                        && origin.watch == job.watch
-                        && differ_in_case_only(&origin.path, &job.path)
-                        && other.fingerprint() == source.fingerprint() =>
-                {
-                    gone.push(origin);
-                }
-                Ok(_) | Err(_) => {}
-            }
-        }
+        let origins = self.ledger.origins(job, &content, window).await?;
+        let gone = self.gone(slot, job, source, origins).await?;
         let now = crate::clock::now();
         let times = Times {
             settle: watch.settle_policy.settle,
@@ -127,6 +103,10 @@ impl Shared {
         let origin = match decide(&job.path, &gone, times) {
             Decision::New => return Ok(None),
             Decision::Renamed(origin) => origin,
+            // Only the active host scans.
+            Decision::AwaitScan { .. } if self.standby.is_some() => {
+                return Err(UploadError::LeftToActive);
+            }
             Decision::AwaitScan { origin, until } => {
                 if origin.watch != job.watch
                     && origin.absent_since.is_none()
@@ -159,6 +139,64 @@ impl Shared {
             }),
             Followed::Declined => Ok(None),
         }
+    }
+}
+
+impl Shared {
+    /// Those of the known files with the content of a new one that are not there. There may be many copies of a file:
+    /// all of a watch are looked for in one request to the share.
+    async fn gone(
+        &self,
+        slot: &Slot,
+        job: &TrackedJob<'_>,
+        source: &Source<'_>,
+        origins: Vec<Origin>,
+    ) -> Result<Vec<Origin>, UploadError> {
+        let mut by_watch: BTreeMap<WatchId, Vec<Origin>> = BTreeMap::new();
+        for origin in origins {
+            by_watch.entry(origin.watch).or_default().push(origin);
+        }
+        let mut gone = Vec::new();
+        for (watch, origins) in by_watch {
+            let Some(root) = self.watches.get(&watch).map(|watch| &watch.path) else {
+                continue;
+            };
+            let paths = origins.iter().map(|origin| origin.path.clone());
+            let found = match source::gone(slot, root, paths.collect()).await {
+                Ok(found) => found,
+                // The share of another watch must not hold this one up: a scan there decides.
+                Err(source::Error::Hangs | source::Error::Stuck) if watch != job.watch => {
+                    vec![true; origins.len()]
+                }
+                Err(error) => return Err(error.into()),
+            };
+            for (origin, is_gone) in origins.into_iter().zip(found) {
+                // A share that ignores case finds the file under both names.
+                if is_gone
+                    || (watch == job.watch
+                        && origin.absent_since.is_some()
+                        && differ_in_case_only(&origin.path, &job.path)
+                        && is_same_file(slot, root, &origin.path, source).await?)
+                {
+                    gone.push(origin);
+                }
+            }
+        }
+        Ok(gone)
+    }
+}
+
+/// Whether this path leads to the file that was opened.
+async fn is_same_file(
+    slot: &Slot,
+    root: &Path,
+    path: &Path,
+    source: &Source<'_>,
+) -> Result<bool, UploadError> {
+    match Source::open(slot, root, path).await {
+        Ok(other) => Ok(other.fingerprint() == source.fingerprint()),
+        Err(error @ (source::Error::Hangs | source::Error::Stuck)) => Err(error.into()),
+        Err(_) => Ok(false),
     }
 }
 

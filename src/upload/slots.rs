@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::reading_threads::ReadingThreads;
 use crate::ledger::WatchId;
 use crate::names::QuotedPath;
 
@@ -34,6 +35,7 @@ pub(super) struct Slots(Arc<Inner>);
 struct Inner {
     table: Mutex<Table>,
     changed: Notify,
+    reading_threads: ReadingThreads,
 }
 
 #[derive(Debug, Default)]
@@ -303,6 +305,11 @@ impl Slot {
         drop(table);
         self.slots.0.changed.notify_one();
         Lent { slot: self, key }
+    }
+
+    /// The threads that read.
+    pub(super) fn reading_threads(&self) -> &ReadingThreads {
+        &self.slots.0.reading_threads
     }
 
     /// Counts a thread that is about to read this file.

@@ -1,18 +1,20 @@
-//! Reads one file on a thread of its own, and hashes it on the way.
+//! Reads one file on a thread that does nothing else meanwhile, and hashes it on the way.
 //!
 //! The sender pulls: it asks for the next block when it has memory for it. The handle stays open for the whole upload,
 //! and the fingerprint is compared before and after on that handle. A file that is only hashed is read by several
-//! threads.
+//! threads. A small file is read as a whole when it is opened, because each request to the thread costs more than that.
 //!
 //! A share may answer late or never. The thread reads into a small buffer of its own, so the sender can take the large
 //! one back at any time: it does so, and gives its upload slot back, when nothing was read for [`STALL`]. When nothing
 //! was read for [`ANSWER_MAX`] it gives up. The thread stays behind, and `slots` counts it.
+//!
+//! Longer than most files because both ends of the conversation with the thread are here.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -29,12 +31,40 @@ use crate::rooted_fs::{self, RootDir};
 /// How long the share may take for the next few bytes. Generous: a slow share still works.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 
+/// A file up to this size, in bytes, is read when it is opened.
+const SMALL: u64 = hash::SLICE as u64;
+
 /// An open file.
 #[derive(Debug)]
 pub(super) struct Source<'s> {
-    commands: mpsc::Sender<Command>,
     fingerprint: Fingerprint,
+    state: State<'s>,
+}
+
+#[derive(Debug)]
+enum State<'s> {
+    /// All of it, or why it could not be read. It is closed.
+    Read {
+        slot: &'s Slot,
+        whole: Result<Whole, Error>,
+        /// How much of it was taken.
+        taken: AtomicUsize,
+    },
+    Open(OpenFile<'s>),
+}
+
+/// A file whose thread waits for commands.
+#[derive(Debug)]
+struct OpenFile<'s> {
+    commands: mpsc::Sender<Command>,
     thread: ReadThread<'s>,
+}
+
+/// What a small file held.
+#[derive(Debug)]
+struct Whole {
+    bytes: Vec<u8>,
+    content: Content,
 }
 
 /// The next bytes of a file, and their checksum as Azure takes it (CRC-64/NVME).
@@ -106,42 +136,67 @@ struct ReadThread<'s> {
     progress: Arc<AtomicU64>,
 }
 
+/// Which of these files beneath `root` are not there, for the upload that has `slot`: one request for all of them, and
+/// none is read.
+pub(super) async fn gone(
+    slot: &Slot,
+    root: &Path,
+    paths: Vec<PathBuf>,
+) -> Result<Vec<bool>, Error> {
+    let Some(first) = paths.first() else {
+        return Ok(Vec::new());
+    };
+    let root = root.to_owned();
+    let look = ReadThread::run(slot, &first.clone(), move |progress, answer| {
+        let root = RootDir::open(&root);
+        let is_gone = |path: &PathBuf| {
+            progress.fetch_add(1, Ordering::Relaxed);
+            let opened = match &root {
+                Ok(root) => root.file(path).map(drop),
+                Err(error) => return rooted_fs::is_gone(error),
+            };
+            opened.is_err_and(|error| rooted_fs::is_gone(&error))
+        };
+        let gone = paths.iter().map(is_gone).collect();
+        drop(answer.send(Ok(Some(gone))));
+    });
+    let (thread, answer) = look?;
+    thread.await_answer(answer, None).await?.ok_or(Error::Hangs)
+}
+
 impl<'s> Source<'s> {
     /// Opens the file at `path` beneath `root`, for the upload that has `slot`.
     pub(super) async fn open(slot: &'s Slot, root: &Path, path: &Path) -> Result<Self, Error> {
-        let (guard, key) = slot.thread(path).map_err(|_stuck| Error::Stuck)?;
         let (commands, inbox) = mpsc::channel();
-        let (opened, answer) = oneshot::channel();
-        let thread = ReadThread {
-            slot,
-            path: path.to_owned(),
-            key,
-            progress: Arc::default(),
-        };
-        let progress = Arc::clone(&thread.progress);
-        let (root, path) = (root.to_owned(), path.to_owned());
-        std::thread::Builder::new()
-            .name("read".to_owned())
-            .spawn(move || {
-                // Counted until the file is closed, too: that also asks the share.
-                let _guard = guard;
-                match Reader::open(root, path, progress) {
-                    Ok(mut reader) => {
-                        if opened.send(Ok(Some(reader.fingerprint))).is_ok() {
-                            reader.serve(&inbox);
-                        }
-                    }
-                    // After the deadline, the receiver is gone.
-                    Err(error) => drop(opened.send(Err(error))),
+        let (root, rel) = (root.to_owned(), path.to_owned());
+        let opening = ReadThread::run(slot, path, move |progress, opened| {
+            match Reader::open(root, rel, progress) {
+                Ok(mut reader) if reader.fingerprint.size <= SMALL => {
+                    let (fingerprint, whole) = (reader.fingerprint, reader.whole());
+                    drop(reader);
+                    drop(opened.send(Ok(Some((fingerprint, Some(whole))))));
                 }
-            })
-            .map_err(|error| Error::Unreadable(Arc::new(error)))?;
-        let fingerprint = thread.await_answer(answer, None).await?;
-        Ok(Self {
-            commands,
-            fingerprint: fingerprint.ok_or(Error::Hangs)?,
-            thread,
-        })
+                Ok(mut reader) => {
+                    if opened.send(Ok(Some((reader.fingerprint, None)))).is_ok() {
+                        reader.serve(&inbox);
+                    }
+                }
+                // After the deadline, the receiver is gone.
+                Err(error) => drop(opened.send(Err(error))),
+            }
+        });
+        let (thread, answer) = opening?;
+        let opened = thread.await_answer(answer, None).await?;
+        let (fingerprint, whole) = opened.ok_or(Error::Hangs)?;
+        let state = match whole {
+            Some(whole) => State::Read {
+                slot,
+                whole,
+                taken: AtomicUsize::new(0),
+            },
+            None => State::Open(OpenFile { commands, thread }),
+        };
+        Ok(Self { fingerprint, state })
     }
 
     /// The fingerprint as the file was opened.
@@ -151,21 +206,39 @@ impl<'s> Source<'s> {
 
     /// The next `len` bytes, in a buffer from `pool`. There must be as many left.
     pub(super) async fn next(&self, pool: &Pool, len: usize) -> Result<Block, Error> {
+        let take = async |slot: &Slot| {
+            let watch = (!slot.is_alone()).then_some(slot.watch());
+            pool.take(watch, len).await
+        };
+        let file = match &self.state {
+            State::Open(file) => file,
+            State::Read { slot, whole, taken } => {
+                let whole = whole.as_ref().map_err(Clone::clone)?;
+                let at = taken.load(Ordering::Relaxed);
+                let piece = whole.bytes.get(at..at.saturating_add(len));
+                let piece = piece.ok_or(Error::Changed)?;
+                let mut bytes = take(slot).await;
+                bytes.as_mut().copy_from_slice(piece);
+                taken.store(at + len, Ordering::Relaxed);
+                let mut crc64 = crc64fast_nvme::Digest::new();
+                crc64.write(piece);
+                let crc64 = crc64.sum64();
+                return Ok(Block { bytes, crc64 });
+            }
+        };
         let mut patient = false;
         loop {
-            let slot = self.thread.slot;
-            let watch = (!slot.is_alone()).then_some(slot.watch());
-            let buffer = Arc::new(Mutex::new(Some(pool.take(watch, len).await)));
+            let buffer = Arc::new(Mutex::new(Some(take(file.thread.slot).await)));
             let loan = Loan(Arc::clone(&buffer));
             let (sender, answer) = oneshot::channel();
-            self.send(Command::Next {
+            file.send(Command::Next {
                 buffer,
                 len,
                 answer: sender,
             })?;
             // A share that is slow all the time must not be read from for ever without getting anywhere.
             let taken_back = (!patient).then_some(&loan);
-            if let Some(block) = self.thread.await_answer(answer, taken_back).await? {
+            if let Some(block) = file.thread.await_answer(answer, taken_back).await? {
                 return Ok(block);
             }
             patient = true;
@@ -175,20 +248,45 @@ impl<'s> Source<'s> {
     /// Hashes the whole file without returning its bytes.
     pub(super) async fn hash(&self) -> Result<Content, Error> {
         self.rewind().await?;
-        while self.ask(|answer| Command::HashOnly { answer }).await? > 0 {}
+        match &self.state {
+            State::Open(file) => {
+                while file.ask(|answer| Command::HashOnly { answer }).await? > 0 {}
+            }
+            State::Read { whole, taken, .. } => {
+                let bytes = whole.as_ref().map_or(0, |whole| whole.bytes.len());
+                taken.store(bytes, Ordering::Relaxed);
+            }
+        }
         self.finish().await
     }
 
     /// Goes back to the first byte, and forgets what was hashed.
     pub(super) async fn rewind(&self) -> Result<(), Error> {
-        self.ask(|answer| Command::Rewind { answer }).await
+        match &self.state {
+            State::Open(file) => file.ask(|answer| Command::Rewind { answer }).await,
+            State::Read { taken, .. } => {
+                taken.store(0, Ordering::Relaxed);
+                Ok(())
+            }
+        }
     }
 
     /// What was read, if all of it was and the file is still the one that was opened.
     pub(super) async fn finish(&self) -> Result<Content, Error> {
-        self.ask(|answer| Command::Finish { answer }).await
+        match &self.state {
+            State::Open(file) => file.ask(|answer| Command::Finish { answer }).await,
+            State::Read { whole, taken, .. } => {
+                let whole = whole.as_ref().map_err(Clone::clone)?;
+                if taken.load(Ordering::Relaxed) < whole.bytes.len() {
+                    return Err(Error::Changed);
+                }
+                Ok(whole.content.clone())
+            }
+        }
     }
+}
 
+impl OpenFile<'_> {
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Answer<T>>) -> Command,
@@ -204,7 +302,32 @@ impl<'s> Source<'s> {
     }
 }
 
-impl ReadThread<'_> {
+impl<'s> ReadThread<'s> {
+    /// Does `work` for the file at `path`, which may block for as long as the share likes: with what rises whenever the
+    /// share has answered, and what takes the answer.
+    fn run<T: Send + 'static>(
+        slot: &'s Slot,
+        path: &Path,
+        work: impl FnOnce(Arc<AtomicU64>, oneshot::Sender<Answer<T>>) + Send + 'static,
+    ) -> Result<(Self, oneshot::Receiver<Answer<T>>), Error> {
+        let (guard, key) = slot.thread(path).map_err(|_stuck| Error::Stuck)?;
+        let (sender, answer) = oneshot::channel();
+        let thread = Self {
+            slot,
+            path: path.to_owned(),
+            key,
+            progress: Arc::default(),
+        };
+        let progress = Arc::clone(&thread.progress);
+        let started = slot.reading_threads().run(move || {
+            // Counted until the file is closed, too: that also asks the share.
+            let _guard = guard;
+            work(progress, sender);
+        });
+        started.map_err(|error| Error::Unreadable(Arc::new(error)))?;
+        Ok((thread, answer))
+    }
+
     /// Waits for an answer for as long as the share makes progress. A share that makes none for a moment costs the
     /// upload its slot, and the buffer that the thread fills, until it does.
     async fn await_answer<T>(
@@ -291,6 +414,19 @@ impl Reader {
                 Command::Finish { answer } => drop(answer.send(self.finish().map(Some))),
             }
         }
+    }
+
+    /// All of a small file.
+    fn whole(&mut self) -> Result<Whole, Error> {
+        let mut bytes = vec![0; usize::try_from(self.left).unwrap_or(0)];
+        self.file
+            .read_exact_at(&mut bytes, 0)
+            .map_err(Error::from_read)?;
+        self.progress.fetch_add(1, Ordering::Relaxed);
+        self.left = 0;
+        self.blake3.update(&bytes);
+        let content = self.finish()?;
+        Ok(Whole { bytes, content })
     }
 
     /// Reads up to the size that the file had when it was opened, never beyond: what a writer appends is another

@@ -32,6 +32,8 @@ pub(super) enum JobOutcome {
     Unchanged(UploadResult),
     /// Another ledger has the storage folder of its watch.
     Yields,
+    /// Another host does it: this one cannot.
+    LeftToOthers,
     /// Another watch uploads it, and has not done so yet.
     AwaitsOther,
     /// It is a known file under a new name, whose record has a job now.
@@ -62,8 +64,17 @@ impl Shared {
         job: &UploadJob,
         slot: &Slot,
     ) -> Result<JobOutcome, ledger::Error> {
-        let error = match self.upload_once(watch, job, slot).await {
-            Ok(outcome) => return Ok(outcome),
+        let attempt = self.upload_once(watch, job, slot).await;
+        if let (Some(aside), Err(error)) = (&self.standby, &attempt)
+            && self.leave_to_others(aside, watch, job, error).await?
+        {
+            return Ok(JobOutcome::LeftToOthers);
+        }
+        let error = match attempt {
+            Ok(outcome) => {
+                self.note_success(job);
+                return Ok(outcome);
+            }
             Err(UploadError::Ledger(error)) => return Err(error),
             Err(UploadError::OtherLedger(_)) => {
                 self.ledger.unclaim(job).await?;
@@ -147,6 +158,10 @@ impl Shared {
             job,
             findings: Findings::new(source.fingerprint(), watch.on_rename),
         };
+        // Another host may have handed it over: the active one, or the one before it.
+        if self.ledger.is_shared() {
+            attempt.findings.compare_roughly(watch.settle_policy.settle);
+        }
         let limit = transfer::size_limit(&self.limits);
         loop {
             let Attempt { job, findings, .. } = &mut attempt;
@@ -312,12 +327,13 @@ impl Shared {
             findings,
         } = attempt;
         if let Some(other) = job.take_place(key).await? {
-            match Source::open(slot, &watch.path, &other.path).await {
-                Err(source::Error::Gone) => {}
-                Err(error @ (source::Error::Hangs | source::Error::Stuck)) => {
-                    return Err(error.into());
-                }
-                _ => return Err(UploadError::NameConflict { other: other.path }),
+            // It may not be gone, but only not visible here.
+            if self.standby.is_some() {
+                return Err(UploadError::LeftToActive);
+            }
+            let gone = source::gone(slot, &watch.path, vec![other.path.clone()]).await?;
+            if gone.contains(&false) {
+                return Err(UploadError::NameConflict { other: other.path });
             }
             if !job.inherit(&other).await? {
                 return Err(UploadError::Predecessor { other: other.path });

@@ -30,6 +30,8 @@ const RECORD_MAX: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Unfinished {
     folder: PathBuf,
+    /// Other hosts may continue an upload meanwhile.
+    is_shared: bool,
 }
 
 /// How an upload in blocks can be resumed.
@@ -48,12 +50,15 @@ struct Record {
     block_size: u64,
     generation: [u8; 12],
     url: String,
+    /// When the address was received, in milliseconds: later if another host has continued.
+    #[serde(default)]
+    since: i64,
 }
 
 impl Unfinished {
     /// Keeps them in `folder`, which is made when it is needed; forgets what is too old to be of use.
-    pub(super) fn new(folder: PathBuf) -> Self {
-        let unfinished = Self { folder };
+    pub(super) fn new(folder: PathBuf, is_shared: bool) -> Self {
+        let unfinished = Self { folder, is_shared };
         if let Err(error) = unfinished.forget_old()
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -86,7 +91,8 @@ impl Unfinished {
         let record = self.read(job).ok()?;
         let same = record.version == job.version
             && record.block_size == block_size
-            && job.storage_file_id.as_ref() == Some(&record.storage_file_id);
+            && job.storage_file_id.as_ref() == Some(&record.storage_file_id)
+            && (!self.is_shared || record.since == job.stage.1.as_millisecond());
         let url = UploadUrl::parse(&record.url)?;
         same.then_some(Progress {
             url,
@@ -117,6 +123,7 @@ impl Unfinished {
             block_size,
             generation: progress.generation,
             url: progress.url.expose().to_owned(),
+            since: job.stage.1.as_millisecond(),
         };
         match rustix::fs::mkdir(&self.folder, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}

@@ -1,8 +1,10 @@
 //! Keeps uploads from starting outside their windows, and while the bandwidth limit is zero.
 //!
 //! Input: the schedules of watches, the bandwidth limits and the clock. Output: the ledger's record of watches whose
-//! uploads wait, which no claim passes. An upload in progress continues.
+//! uploads wait, which no claim passes; the active host writes it, and a standby checks its own windows as well. An
+//! upload in progress continues.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,7 +14,7 @@ use tracing::{info, warn};
 use super::Shared;
 use crate::bandwidth;
 use crate::config;
-use crate::ledger::{self, WatchWindow, WindowWait};
+use crate::ledger::{self, WatchId, WatchWindow, WindowWait};
 use crate::local_time::{self, Opening};
 use crate::shell;
 
@@ -53,6 +55,37 @@ impl Shared {
             Duration::MAX
         })
     }
+
+    /// The watches whose window is closed. A standby does not rely on the record: no host updates it while none is
+    /// active.
+    pub(super) async fn closed_windows(
+        &self,
+        now: Timestamp,
+    ) -> Result<HashSet<WatchId>, ledger::Error> {
+        let zone = TimeZone::system();
+        let watches = self.watches.iter();
+        let mut closed: HashSet<WatchId> = watches
+            .filter(|(_, watch)| closed_until(watch, now, &zone).is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        if closed.is_empty() {
+            return Ok(closed);
+        }
+        for recorded in self.ledger.upload_windows(now).await? {
+            if recorded.sync_requested {
+                closed.remove(&recorded.watch);
+            }
+        }
+        Ok(closed)
+    }
+}
+
+/// When the window of a watch opens, if it is closed. Pure.
+fn closed_until(watch: &config::Watch, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+    match watch.upload_schedule.as_ref()?.windows.at(now, zone) {
+        Opening::Open => None,
+        Opening::ClosedUntil(until) => Some(until),
+    }
 }
 
 /// What the uploads of a watch wait for now. Pure.
@@ -65,12 +98,7 @@ fn wait(
 ) -> Option<WindowWait> {
     let schedule = watch.upload_schedule.as_ref();
     // The operator may overrule the window, not the bandwidth limit.
-    let closed = schedule
-        .filter(|_| !recorded.sync_requested)
-        .and_then(|schedule| match schedule.windows.at(now, zone) {
-            Opening::Open => None,
-            Opening::ClosedUntil(until) => Some(until),
-        });
+    let closed = closed_until(watch, now, zone).filter(|_| !recorded.sync_requested);
     let until = closed.into_iter().chain(paused).max()?;
     let stale = schedule.map_or(config::STALE, |schedule| schedule.stale);
     let waits = recorded.oldest_due.map(|oldest| now.duration_since(oldest));

@@ -13,19 +13,31 @@ use tracing::{debug, info};
 use super::absence::{self, Listed};
 use super::scan::{Listing, Summary};
 use super::schedule::Confirmation;
+use super::trust::{Overlap, Trust};
 use crate::config::Watch;
 use crate::failpoint::failpoint;
 use crate::ledger::{
-    self, Absence, Absent, Changes, Known, Ledger, ListingPart, Ready, RootIdentity, WatchId,
+    self, Absence, Absent, Changes, Difference, Known, Ledger, ListingPart, Ready, RootIdentity,
+    WatchId,
 };
 
 /// What a scan has found, as far as the root itself is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScannedRoot {
     /// The folder that is watched.
     Watched,
     /// An empty folder, and not the one in which files were found.
     EmptyReplacement,
+    /// A folder in another place, which is the watched one: nothing was compared yet.
+    Proven,
+    /// A folder in another place, with hardly any of the known files.
+    Other {
+        /// Where the watched one was.
+        before: String,
+        /// Where this one is.
+        now: String,
+        overlap: Overlap,
+    },
 }
 
 /// The comparison of one root's scans.
@@ -43,6 +55,16 @@ pub(super) struct Comparison {
     /// What it did not find.
     absent: Absent,
     confirmation: Confirmation,
+    trust: Trust,
+    /// Where the folder is, and where it was before.
+    share: Option<String>,
+    share_before: Option<String>,
+    /// Another folder was found there since.
+    is_refused: bool,
+    /// No scan of this process has compared all files.
+    is_first: bool,
+    /// Known files that the running scan has found, while it proves that the folder is the known one.
+    found: u64,
 }
 
 /// What the ledger knows of the files of a folder, and as of which change.
@@ -70,12 +92,42 @@ impl Comparison {
             listed: Listed::default(),
             absent: Absent::default(),
             confirmation: Confirmation::NotNeeded,
+            // Until the first scan knows it.
+            trust: if ledger.is_shared() {
+                Trust::Unproven
+            } else {
+                Trust::SameView
+            },
+            share: None,
+            share_before: None,
+            is_refused: false,
+            is_first: true,
+            found: 0,
         }
     }
 
     /// A scan of the whole root begins.
     pub(super) fn begin_scan(&mut self) {
         self.listed.begin_scan();
+        self.found = 0;
+    }
+
+    /// The folder that it walks was opened there, if that is known.
+    pub(super) async fn begin_walk(&mut self, share: Option<String>) -> Result<(), ledger::Error> {
+        (self.share_before, self.is_refused) = self.ledger.share(self.id).await?;
+        self.trust = Trust::of_scan(
+            self.ledger.is_shared(),
+            self.is_first,
+            self.share_before.as_deref(),
+            share.as_deref(),
+        );
+        self.share = share;
+        Ok(())
+    }
+
+    /// Whether the folder is the known one, so that what happens in it counts.
+    pub(super) fn is_proven(&self) -> bool {
+        self.trust != Trust::Unproven
     }
 
     /// Whether files that were not found wait for a scan that confirms it.
@@ -106,6 +158,14 @@ impl Comparison {
             .iter()
             .filter_map(|file| file.path.file_name());
         self.listed.take_part(names, !is_unchanged);
+        if !self.is_proven() {
+            self.found += if is_unchanged {
+                listing.files.len() as u64
+            } else {
+                self.count_same(listing, changes).await?
+            };
+            return Ok(Vec::new());
+        }
         let mut new = Vec::new();
         if !is_unchanged {
             new = self.compare_files(listing, digest, changes).await?;
@@ -122,22 +182,26 @@ impl Comparison {
         digest: [u8; 32],
         changes: Changes,
     ) -> Result<Vec<PathBuf>, ledger::Error> {
-        let known = match self.known.take() {
-            Some(known) => known,
-            None => KnownFolder {
-                changes,
-                files: self.known_files(&listing.dir).await?,
-            },
-        };
-        let known = self.known.insert(known);
-        let (mut new, mut found) = (Vec::new(), Vec::new());
+        let trust = self.trust;
+        let settle = self.watch.settle_policy.settle;
+        let known = self.known_folder(&listing.dir, changes).await?;
+        let compared = known.changes;
+        let (mut new, mut found, mut seen_otherwise) = (Vec::new(), Vec::new(), Vec::new());
         for file in &listing.files {
             let name = file.path.file_name().unwrap_or_default();
-            match known.files.get(name) {
-                Some(known) if known.is_handed_over(&Ready::from(file)) => {
+            let known = known.files.get(name);
+            let difference = known.map(|known| known.difference(&Ready::from(file), settle));
+            match (known, difference) {
+                (Some(known), Some(Difference::None)) => {
                     if known.absence == Some(Absence::Missing) {
                         found.push(name.to_owned());
                     }
+                }
+                (Some(known), Some(Difference::View)) if trust == Trust::OtherView => {
+                    if known.absence == Some(Absence::Missing) {
+                        found.push(name.to_owned());
+                    }
+                    seen_otherwise.push((name.to_owned(), file.fingerprint));
                 }
                 _ => new.push(file.path.clone()),
             }
@@ -146,7 +210,7 @@ impl Comparison {
             self.unchanged.push(UnchangedPart {
                 part: listing.part,
                 digest,
-                changes: known.changes,
+                changes: compared,
             });
         }
         if !found.is_empty() {
@@ -154,7 +218,44 @@ impl Comparison {
                 .record_found(self.id, &listing.dir, &found)
                 .await?;
         }
+        if !seen_otherwise.is_empty() {
+            self.ledger
+                .record_times(self.id, &listing.dir, &seen_otherwise)
+                .await?;
+        }
         Ok(new)
+    }
+
+    /// What is known of the folder that is being listed, read once for all its parts.
+    async fn known_folder(
+        &mut self,
+        dir: &Path,
+        changes: Changes,
+    ) -> Result<&KnownFolder, ledger::Error> {
+        let known = match self.known.take() {
+            Some(known) => known,
+            None => KnownFolder {
+                changes,
+                files: self.known_files(dir).await?,
+            },
+        };
+        Ok(self.known.insert(known))
+    }
+
+    /// How many files of a listing are known ones.
+    async fn count_same(
+        &mut self,
+        listing: &Listing,
+        changes: Changes,
+    ) -> Result<u64, ledger::Error> {
+        let settle = self.watch.settle_policy.settle;
+        let known = self.known_folder(&listing.dir, changes).await?;
+        let same = listing.files.iter().filter(|file| {
+            let known = file.path.file_name().and_then(|name| known.files.get(name));
+            let known = known.and_then(|known| known.fingerprint);
+            known.is_some_and(|known| Overlap::is_same_file(known, file.fingerprint, settle))
+        });
+        Ok(same.count() as u64)
     }
 
     /// A folder was listed to its end: records its known files that were not there.
@@ -189,6 +290,9 @@ impl Comparison {
         };
         let identity = identity.to_string();
         let before = self.ledger.root_identity(self.id).await?;
+        if !self.is_proven() {
+            return self.end_proof(summary).await;
+        }
         if summary.files > 0 {
             self.missing_in_known_folders(summary).await?;
             if before.as_deref() != Some(&identity) {
@@ -202,7 +306,7 @@ impl Comparison {
             }
         } else if before.is_some_and(|before| before != identity) {
             // An unmounted share, not a deletion.
-            return Ok(if self.ledger.has_files_present(self.id).await? {
+            return Ok(if self.ledger.files_present(self.id).await? > 0 {
                 ScannedRoot::EmptyReplacement
             } else {
                 ScannedRoot::Watched
@@ -222,7 +326,40 @@ impl Comparison {
             self.confirmation = Confirmation::Needed;
             debug!(watch = %self.watch.name, missing, "known files were not found; scanning again to confirm");
         }
+        if let Some(share) = &self.share
+            && (self.is_refused || self.share_before.as_ref() != Some(share))
+            && summary.files > 0
+        {
+            self.ledger.record_share(self.id, share).await?;
+        }
+        self.is_first &= !summary.problems.none_unread();
         Ok(ScannedRoot::Watched)
+    }
+
+    /// The folder is in another place than the watched one was: decides whether it is that all the same.
+    async fn end_proof(&self, summary: &Summary) -> Result<ScannedRoot, ledger::Error> {
+        let (Some(before), Some(now)) = (&self.share_before, &self.share) else {
+            return Ok(ScannedRoot::Proven);
+        };
+        let overlap = Overlap {
+            known: self.ledger.files_present(self.id).await?,
+            found: self.found,
+        };
+        if overlap.proves_folder() {
+            self.ledger.record_share(self.id, now).await?;
+            info!(watch = %self.watch.name, before, now, "the folder is in another place than before");
+            return Ok(ScannedRoot::Proven);
+        }
+        self.ledger.record_other_share(self.id, now).await?;
+        Ok(if summary.files == 0 {
+            ScannedRoot::EmptyReplacement
+        } else {
+            ScannedRoot::Other {
+                before: before.clone(),
+                now: now.clone(),
+                overlap,
+            }
+        })
     }
 
     /// Records the files of known folders that were not there.

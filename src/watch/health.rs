@@ -8,10 +8,12 @@ use tracing::{info, warn};
 
 use super::problems::{self, Problems};
 use super::scan::Summary;
+use super::trust::Overlap;
 use super::unreadable::Lasting;
 use crate::config::Watch;
 use crate::ledger::RootState;
 use crate::rooted_fs::Identity;
+use crate::shell;
 
 /// What was found out about a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +43,39 @@ impl Finding {
         )
     }
 
+    /// The folder is in another place than the one in which files were found, and has hardly any of them.
+    pub(super) fn other_folder(watch: &str, before: &str, now: &str, overlap: Overlap) -> Self {
+        let Overlap { known, found } = overlap;
+        let kind = format!(
+            "this is not the folder in which files were found: that is {before}, this is {now}; mount the same share on \
+             all hosts, or run `{}` if the files have moved to this one",
+            shell::command(["resume", watch])
+        );
+        Self {
+            state: RootState::Unavailable,
+            note: Some(format!("{found} of {known} known files are in it; {kind}")),
+            kinds: vec![kind],
+        }
+    }
+
     /// The share has not answered for this long.
     pub(super) fn no_answer(waited: Duration, during: &str) -> Self {
         let seconds = waited.as_secs();
         Self::unavailable(format!(
             "the share has not answered for {seconds} s{during}"
         ))
+    }
+
+    /// The same on `host`, beside which other hosts are ready to take over.
+    pub(super) fn with_other_hosts(mut self, host: &str) -> Self {
+        if let Some(note) = &mut self.note {
+            note.push_str("; another host that sees it, and all other folders that ");
+            note.push_str(host);
+            note.push_str(" sees, takes over by itself; to let one take over all the same, run ");
+            note.push_str("`systemctl stop itwin-syncd` on ");
+            note.push_str(host);
+        }
+        self
     }
 
     /// What the end of a full scan says.

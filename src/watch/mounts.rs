@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 /// The mounts of this process's namespace. Its descriptor is ready for `POLLPRI` when they change.
 /// Source: `proc_pid_mounts(5)`
-const MOUNTS: &str = "/proc/self/mountinfo";
+pub(super) const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// Calls `changed` with the mount points at which something was mounted or unmounted, until it returns false.
 pub(super) fn follow(changed: impl Fn(&[PathBuf]) -> bool + Send + 'static) -> io::Result<()> {
@@ -63,7 +63,7 @@ fn mount(line: &[u8]) -> Option<(u64, PathBuf)> {
 }
 
 /// Space, tab, newline and backslash are written as a backslash and three octal digits.
-fn unescaped(field: &[u8]) -> Vec<u8> {
+pub(super) fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, after @ ..] = rest {

@@ -181,6 +181,7 @@ impl Task {
                 self.on_hints(hints);
                 self.on_probe(reply).await?;
             }
+            Event::Report(Report::Begun(share)) => self.comparison.begin_walk(share).await?,
             Event::Report(Report::Listing(listing)) => self.on_listing(&listing).await?,
             Event::Report(Report::FolderDone(problems)) => self.on_folder_done(&problems).await?,
             Event::Report(Report::Done(summary)) => self.on_scan_done(summary).await?,
@@ -266,8 +267,12 @@ impl Task {
 
     async fn on_scan_done(&mut self, summary: Summary) -> Result<(), super::Error> {
         let scanned = self.comparison.end_scan(&summary).await?;
+        let is_other = matches!(
+            scanned,
+            ScannedRoot::EmptyReplacement | ScannedRoot::Other { .. }
+        );
         let result = match &summary.root {
-            Ok(_) if scanned == ScannedRoot::EmptyReplacement => ScanResult::Polled,
+            Ok(_) if is_other => ScanResult::Polled,
             Ok(_) if summary.remote || !summary.watched => ScanResult::Polled,
             Ok(_) if summary.problems.may_pass() => ScanResult::PartlyUnread,
             Ok(_) => ScanResult::Watched,
@@ -283,9 +288,20 @@ impl Task {
         self.stall.reset();
         self.health.hanging = false;
         self.health.set_identity(&summary.root);
+        if scanned == ScannedRoot::Proven {
+            self.request_scan(Instant::now());
+            return Ok(());
+        }
         let finding = match scanned {
-            ScannedRoot::Watched => Finding::of_scan(&summary, &self.watch.path),
+            ScannedRoot::Watched | ScannedRoot::Proven => {
+                Finding::of_scan(&summary, &self.watch.path)
+            }
             ScannedRoot::EmptyReplacement => Finding::empty_replacement(),
+            ScannedRoot::Other {
+                before,
+                now,
+                overlap,
+            } => Finding::other_folder(&self.watch.name, &before, &now, overlap),
         };
         let reached = finding.state != RootState::Unavailable;
         if reached {
@@ -383,7 +399,11 @@ impl Task {
         let lasting = self.unreadable.lasting(Instant::now());
         self.lasting_files = lasting.files;
         let root = &self.watch.path;
-        let finding = self.health.scanned().with_unreadable(&lasting, root);
+        let mut finding = self.health.scanned().with_unreadable(&lasting, root);
+        if finding.state == RootState::Unavailable && self.out.ledger.has_other_hosts().await? {
+            let system = rustix::system::uname();
+            finding = finding.with_other_hosts(&system.nodename().to_string_lossy());
+        }
         let change = self.health.compare(&finding);
         if change == Change::Kind {
             health::log(&self.watch, &finding);

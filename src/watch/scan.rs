@@ -23,6 +23,7 @@ use tokio::sync::mpsc as async_mpsc;
 use super::Survey;
 use super::events::{self, Watches};
 use super::problems::Problems;
+use super::share::share_of;
 use super::skip_log::SkipLog;
 use super::thread_on_demand::ThreadOnDemand;
 use crate::config::Watch;
@@ -56,6 +57,8 @@ pub(super) enum Request {
 /// What the walk reports.
 #[derive(Debug)]
 pub(super) enum Report {
+    /// The walk of [`Request::All`] begins, in a folder that is there, if that is known.
+    Begun(Option<String>),
     /// Files of one folder that the watch may want.
     Listing(Listing),
     /// The walk of [`Request::All`] is over.
@@ -155,7 +158,7 @@ pub(super) async fn survey(watch: &Watch, mut each: impl FnMut(Ready)) -> io::Re
             Report::Listing(listing) => {
                 listing.files.iter().map(Ready::from).for_each(&mut each);
             }
-            Report::FolderDone(_) => {}
+            Report::Begun(_) | Report::FolderDone(_) => {}
             Report::Done(summary) => {
                 summary.root?;
                 return Ok(Survey {
@@ -230,10 +233,13 @@ impl Scanner {
             Ok(opened) => opened,
             Err(error) => return Ok(Err(error)),
         };
-        self.found.remote = root
-            .folder(Path::new(""))
-            .and_then(filesystem::is_remote)
-            .unwrap_or(true);
+        let folder = root.folder(Path::new(""));
+        let share = folder
+            .as_ref()
+            .ok()
+            .and_then(|fd| share_of(fd).ok().flatten());
+        self.report(Report::Begun(share))?;
+        self.found.remote = folder.and_then(filesystem::is_remote).unwrap_or(true);
         // Every folder is watched anew: watches of a root that was replaced, or that were lost, are restored by that.
         self.inotify_off = true;
         if let Some(watches) = &mut self.watches {

@@ -63,7 +63,7 @@ struct Entry {
     /// When it was seen for the first time since it was finished.
     first: Instant,
     probed: Instant,
-    /// None while a probe is running.
+    /// None while a probe is running, unless an event came meanwhile.
     probe_at: Option<Instant>,
 }
 
@@ -274,6 +274,14 @@ impl Settling {
         true
     }
 
+    /// When the reply of a probe arrives: whether an event came for the file meanwhile. The probe may have been before
+    /// that change.
+    pub(super) fn is_touched(&self, path: &Path) -> bool {
+        self.files
+            .get(path)
+            .is_some_and(|entry| entry.probe_at.is_some())
+    }
+
     /// The path, which is probed next, got its file by a rename after the file was closed. That is so until an event
     /// says otherwise: a look that began before may still find nothing.
     pub(super) fn arrive(&mut self, path: &Path) {
@@ -326,12 +334,12 @@ impl Settling {
         self.queue.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Probes a file at this time, if that is sooner than it would be.
+    /// Probes a file at this time, if that is sooner than it would be. The running probe does not count.
     fn probe_at(&mut self, path: &Path, at: Instant) {
         let Some((known, entry)) = self.files.get_key_value(path) else {
             return;
         };
-        if entry.probe_at.is_some_and(|planned| planned > at) {
+        if entry.probe_at.is_none_or(|planned| planned > at) {
             self.queue.push(Reverse((at, Arc::clone(known))));
             if let Some(entry) = self.files.get_mut(path) {
                 entry.probe_at = Some(at);

@@ -37,13 +37,18 @@ function showSummary() {
   const count = (is) => view.watches.some((watch) => watch.configured && is(watch));
   const sum = (name) => view.watches.reduce((all, watch) => all + (watch.files[name] || 0), 0);
   const overdue = (watch) => (watch.blocked_by && watch.blocked_by.overdue) || (watch.last_run && watch.last_run.overdue);
-  const severe = view.platform_outage || view.undelivered.length || sum("failed") || sum("unreadable")
+  const severe = view.ledger_outage || view.platform_outage || view.undelivered.length || sum("failed") || sum("unreadable")
     || count((watch) => watch.root === "unavailable") || count(overdue);
   $("summary").className = "summary " + (view.ok ? (view.batch ? "work" : "good") : severe ? "bad" : "warn");
   const details = [];
   const since = (time) => " since " + new Date(time).toLocaleString();
+  if (view.nodes.length > 1) details.push("hosts: " + view.nodes.map((node) => shown(node.host) + (node.active ? " active" : " standby")
+    + since(node.since) + ", uploads: " + node.uploads + (node.responds ? "" : ", does not respond")).join("; "));
   if (view.standby) details.push("standby; active: " + shown(view.standby.active) + since(view.standby.since)
+    + (view.standby.uploads ? "; uploads as well" : "")
     + (view.standby.different_watches.length ? "; watches of this host differ: " + view.standby.different_watches.map(shown).join(", ") : ""));
+  if (view.ledger_outage) details.push("ledger not available" + since(view.ledger_outage.since) + ": " + shown(view.ledger_outage.reason)
+    + "; " + shown(view.ledger_outage.hint));
   if (view.platform_outage) details.push("platform not available" + since(view.platform_outage.since) + ": " + shown(view.platform_outage.reason));
   for (const one of view.undelivered) details.push("messages of " + shown(one.receiver) + " not delivered" + since(one.since) + ": " + shown(one.reason));
   setText($("summary"), [view.summary, ...details].join("; "));

@@ -168,6 +168,7 @@ async fn a_file_that_is_no_master_any_more_stays_unmapped_after_a_kill() {
                 break;
             }
             assert!(tokio::time::Instant::now() < deadline, "{history:?}");
+            daemon.logs_more().await;
         }
         daemon.stop().await;
         let state = site.emulator.state();
@@ -238,6 +239,7 @@ async fn between_any_two_steps(cut: Cut) {
         &super::settings::POINTS,
         &super::sign_in::POINTS,
         &super::two_ledgers::POINTS,
+        &super::postgres::ledger_copy::POINTS,
     ]
     .concat();
     points.retain(|point| !tested_elsewhere.contains(&point.as_str()));

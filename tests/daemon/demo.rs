@@ -94,3 +94,6 @@ async fn the_demo_escapes_names_and_uses_a_secret_of_its_own() {
     assert!(ended.unwrap().success());
     assert!(demo.wait().await.unwrap().success());
 }
+
+#[cfg(feature = "failpoints")]
+mod several_hosts;

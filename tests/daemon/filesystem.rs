@@ -39,7 +39,7 @@ async fn arrive(site: &Site, daemon: &Daemon, files: &BTreeMap<String, String>) 
             "{known:#?}\n{}",
             daemon.log()
         );
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        daemon.logs_more().await;
     }
     assert_in_imodel(&site.emulator.state(), files);
 }

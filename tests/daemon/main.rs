@@ -65,7 +65,6 @@ mod rename_sequences;
 mod renames;
 mod request_budget;
 mod runs;
-mod scale;
 mod sets;
 mod settings;
 #[cfg(feature = "failpoints")]

@@ -74,7 +74,7 @@ async fn at_rest(site: &Site, daemon: &Daemon, files: usize, masters: usize) -> 
             stored(site),
             daemon.log()
         );
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        daemon.logs_more().await;
     }
 }
 

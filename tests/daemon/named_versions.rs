@@ -63,6 +63,7 @@ async fn shows(site: &Site, daemon: &Daemon, text: &str) {
             "{shown}\n{}",
             daemon.log()
         );
+        daemon.logs_more().await;
     }
 }
 

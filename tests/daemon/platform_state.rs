@@ -83,7 +83,7 @@ async fn status_is(site: &Site, daemon: &Daemon, path: &str, state: &str, word: 
             "{path} is not {state}, {word}: {files:#?}\n{}",
             daemon.log()
         );
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        daemon.logs_more().await;
     }
 }
 

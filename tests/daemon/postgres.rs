@@ -2,6 +2,11 @@
 //!
 //! They need `ITWIN_SYNCD_TEST_POSTGRES`, which `tests/postgres/with-server` sets.
 
+#[cfg(feature = "failpoints")]
+pub mod ledger_copy;
+mod outages;
+mod server_settings;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
@@ -260,6 +265,18 @@ async fn refused(site: &Site) -> String {
     once.err
 }
 
+/// The same if `check` finds it as well.
+async fn refused_and_found(site: &Site) -> String {
+    let printed = refused(site).await;
+    let check = site.run(&["check"]).await;
+    assert_eq!(check.code, Some(1), "{check:?}");
+    let (_, found) = check.out.split_once("ledger: ").expect(&check.out);
+    let (_, hint) = found.split_once("hint: ").expect(&check.out);
+    let hint = hint.lines().next().unwrap_or_default();
+    assert!(printed.contains(hint), "{check:?}\n{printed}");
+    printed
+}
+
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
 async fn a_wrong_password_is_named() {
@@ -281,7 +298,7 @@ async fn a_wrong_password_is_named() {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     use_database(&mut site, &url);
     site.tables = format!("password_file = {file:?}\n{}", site.tables);
-    let printed = refused(&site).await;
+    let printed = refused_and_found(&site).await;
     assert!(printed.contains("state.password_file"), "{printed}");
     assert!(!printed.contains("tiger of paper"), "{printed}");
     std::fs::write(&file, "the right one\n").unwrap();
@@ -305,7 +322,7 @@ async fn what_makes_a_database_unusable_is_named() {
     let name = name_of(&url);
     let owner = format!("ALTER DATABASE {name} OWNER TO postgres");
     execute(&mut admin, owner).await;
-    let printed = refused(&site).await;
+    let printed = refused_and_found(&site).await;
     assert!(printed.contains("own the database"), "{printed}");
 
     // A role that may only read.
@@ -315,7 +332,7 @@ async fn what_makes_a_database_unusable_is_named() {
     let name = name_of(&url);
     let read_only = format!("ALTER ROLE {name} SET default_transaction_read_only = on");
     execute(&mut admin, read_only).await;
-    let printed = refused(&site).await;
+    let printed = refused_and_found(&site).await;
     assert!(
         printed.contains("default_transaction_read_only must be off"),
         "{printed}"
@@ -324,7 +341,7 @@ async fn what_makes_a_database_unusable_is_named() {
     // No such database.
     site.tables = tables;
     use_database(&mut site, &format!("{url}_missing"));
-    let printed = refused(&site).await;
+    let printed = refused_and_found(&site).await;
     assert!(printed.contains("CREATE DATABASE"), "{printed}");
 }
 

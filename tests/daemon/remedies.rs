@@ -32,15 +32,28 @@ async fn status_is(site: &Site, daemon: &Daemon, path: &str, word: Option<&str>)
             "{path} is not {word:?}: {files:#?}\n{}",
             daemon.log()
         );
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        daemon.logs_more().await;
     }
 }
 
-/// The hint of a file that failed.
-async fn hint(site: &Site, path: &str) -> String {
-    let files = site.status().await;
-    let hint = files[&format!("north/{path}")]["hint"].as_str();
-    hint.unwrap_or_default().to_owned()
+/// Waits until a file has failed and its hint contains these words. It may have failed for another reason before, and
+/// has no hint while it is tried again.
+async fn fails_with_hint(site: &Site, daemon: &Daemon, path: &str, words: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let files = site.status().await;
+        let file = files.get(&format!("north/{path}"));
+        let shown = |key| file.and_then(|file| file[key].as_str()).unwrap_or_default();
+        if shown("status") == "failed" && shown("hint").contains(words) {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{path} has not failed with {words:?}: {file:#?}\n{}",
+            daemon.log()
+        );
+        daemon.logs_more().await;
+    }
 }
 
 fn remove(folder: &Path, name: &str) {
@@ -54,8 +67,7 @@ async fn a_refused_name_stops_failing_when_the_file_is_renamed_deleted_or_exclud
         write(&folder.join("a:b.ifc"), "content");
         write(&folder.join("other.ifc"), "other");
         let daemon = site.start();
-        status_is(&site, &daemon, "a:b.ifc", Some("failed")).await;
-        assert!(hint(&site, "a:b.ifc").await.contains("rename"), "{what}");
+        fails_with_hint(&site, &daemon, "a:b.ifc", "rename").await;
         match what {
             "rename" => {
                 std::fs::rename(folder.join("a:b.ifc"), folder.join("ab.ifc")).unwrap();
@@ -86,12 +98,7 @@ async fn an_empty_file_stops_failing_when_it_gets_content_or_is_deleted() {
     write(&folder.join("deleted.ifc"), "");
     let daemon = site.start();
     for name in ["saved.ifc", "deleted.ifc"] {
-        status_is(&site, &daemon, name, Some("failed")).await;
-        assert!(
-            hint(&site, name)
-                .await
-                .contains("save the file with content")
-        );
+        fails_with_hint(&site, &daemon, name, "save the file with content").await;
     }
     write(&folder.join("saved.ifc"), "content");
     remove(&folder, "deleted.ifc");
@@ -118,12 +125,8 @@ async fn a_file_that_is_too_large_stops_failing_when_it_is_excluded() {
     let file = std::fs::File::create(folder.join("a.ifc")).unwrap();
     file.set_len(6 << 40).unwrap();
     let daemon = site.start();
-    status_is(&site, &daemon, "a.ifc", Some("failed")).await;
-    let output = hint(&site, "a.ifc").await;
-    assert!(
-        output.contains("split the file, or add it to exclude"),
-        "{output}"
-    );
+    let words = "split the file, or add it to exclude";
+    fails_with_hint(&site, &daemon, "a.ifc", words).await;
     site.replace_in_watches("name =", "exclude = [\"a.ifc\"]\nname =");
     site.config();
     daemon.signal("HUP");
@@ -138,12 +141,7 @@ async fn of_two_names_that_differ_in_case_only_the_second_is_uploaded_when_one_i
     let daemon = site.start();
     status_is(&site, &daemon, "plan.ifc", Some("synchronized")).await;
     write(&folder.join("PLAN.ifc"), "upper");
-    status_is(&site, &daemon, "PLAN.ifc", Some("failed")).await;
-    assert!(
-        hint(&site, "PLAN.ifc")
-            .await
-            .contains("rename one of the two")
-    );
+    fails_with_hint(&site, &daemon, "PLAN.ifc", "rename one of the two").await;
     std::fs::rename(folder.join("plan.ifc"), folder.join("other.ifc")).unwrap();
     status_is(&site, &daemon, "PLAN.ifc", Some("synchronized")).await;
     daemon.stop().await;
@@ -158,12 +156,7 @@ async fn a_connector_that_the_platform_refuses_is_replaced_or_its_files_are_excl
         write(&folder.join("first.ifc"), "first");
         write(&folder.join("a.xlsx"), "cells");
         let daemon = site.start();
-        status_is(&site, &daemon, "a.xlsx", Some("failed")).await;
-        assert!(
-            hint(&site, "a.xlsx")
-                .await
-                .contains("set another connector")
-        );
+        fails_with_hint(&site, &daemon, "a.xlsx", "set another connector").await;
         let (key, expected) = match what {
             "replaced" => ("connectors = { xlsx = \"SHELLEDWCSV\" }", "failed"),
             _ => (
@@ -200,16 +193,7 @@ async fn a_file_mapped_by_another_connection_is_mapped_once_it_is_removed_there(
     daemon.says("cannot request a run").await;
     let file = site.stored("a.ifc");
     let theirs = other_client.connects("theirs", &file.id).await.unwrap();
-    status_is(&site, &daemon, "a.ifc", Some("failed")).await;
-    // It may have failed for another reason before.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let output = hint(&site, "a.ifc").await;
-        if output.contains("remove it there") {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{output}\n{}", daemon.log());
-    }
+    fails_with_hint(&site, &daemon, "a.ifc", "remove it there").await;
     assert_eq!(other_client.source_file(&file.id).unwrap().0, theirs);
     assert!(other_client.unmaps(&file.id).await);
     status_is(&site, &daemon, "a.ifc", Some("synchronized")).await;
@@ -248,7 +232,7 @@ async fn retry_of_a_file_that_is_gone_or_no_longer_selected_ends_its_failure() {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !ended().await {
         assert!(Instant::now() < deadline, "{}", daemon.log());
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        daemon.logs_more().await;
     }
     daemon.stop().await;
 }
@@ -298,14 +282,14 @@ async fn a_file_that_is_missing_for_a_moment_is_never_gone() {
     let deadline = Instant::now() + Duration::from_secs(60);
     while site.status().await["north/a.ifc"]["absence"] != "missing" {
         assert!(Instant::now() < deadline, "{}", daemon.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        daemon.logs_more().await;
     }
     status_is(&site, &daemon, "a.ifc", Some("synchronized")).await;
     std::fs::rename(&away, folder.join("a.ifc")).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     while !site.status().await["north/a.ifc"]["absence"].is_null() {
         assert!(Instant::now() < deadline, "{}", daemon.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        daemon.logs_more().await;
     }
     let (_, log) = daemon.stop().await;
     assert!(!log.contains("known files were deleted"), "{log}");

@@ -440,7 +440,7 @@ impl Model<'_> {
                 self.done,
                 daemon.log()
             );
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            daemon.logs_more().await;
         };
         for (path, id) in &mut self.ids {
             let found = &status[&format!("north/{path}")]["storage_file_id"];

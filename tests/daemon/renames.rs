@@ -82,7 +82,7 @@ pub(super) async fn at_rest(site: &Site, count: usize, daemon: &Daemon) {
             "{status:#?}\n{}",
             daemon.log()
         );
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        daemon.logs_more().await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use itwin_syncd::emulator::{DEFAULT_ITWIN_ID, RequestRecord};
 use tokio::time::Instant;
 
-use crate::support::{PATIENCE, Site, platform, write};
+use crate::support::{PATIENCE, Site, eventually, platform, write};
 
 /// Requests to the API by kind: ids in the path are left out.
 fn by_kind(requests: &[RequestRecord]) -> BTreeMap<String, usize> {
@@ -51,14 +51,18 @@ async fn a_first_upload_of_many_files_creates_and_completes_each_and_asks_for_li
         .map(|(_, count)| count)
         .sum();
     assert!(count * 10 <= FILES * 22, "{count} requests: {kinds:#?}");
-    // Nothing is read twice before anything has changed there.
+    // Nothing is read twice before anything has changed there, and the claim of the folder again after 30 s.
+    let time = requests[requests.len() - 1]
+        .time
+        .duration_since(requests[0].time);
+    let claim_read_again = usize::try_from(time.as_secs() / 29).unwrap();
     for (kind, most) in [
         ("POST connect/token", 1),
         ("GET imodels/*", 1),
         ("GET storage", 1),
         // Of the folder of the iTwin, before the claim is created and after it: a page with it, and one that shows that
         // there is no more.
-        ("GET storage/folders/*/folders", 3),
+        ("GET storage/folders/*/folders", 3 + 2 * claim_read_again),
         ("POST storage/folders/*/folders", FOLDERS + 1),
         // After the run, once for each folder: a page with its files, and one that shows that there are no more.
         ("GET storage/folders/*/files", FOLDERS * 2),
@@ -99,15 +103,24 @@ async fn an_idle_daemon_asks_once_per_interval_and_imodel() {
     }
     let daemon = site.start();
     site.synchronized(IMODELS, &daemon).await;
-    // Listed before the connection is created, by the check of everything and when they have their turn, in two pages
-    // each.
-    let is_in_turns = async || {
-        while site.requests("GET", "/storageConnections").len() < 5 * IMODELS {
-            tokio::time::sleep(INTERVAL / 10).await;
-        }
+    // Everything was read for the run. So the first check of each connection reads its source files and nothing else.
+    let connections: Vec<String> = site.emulator.state().connections.keys().cloned().collect();
+    assert_eq!(connections.len(), IMODELS);
+    let first_after_run = |connection: &String| {
+        let requests = site.emulator.requests();
+        let of_it = requests.into_iter().map(|request| request.path);
+        let of_it: Vec<String> = of_it
+            .filter(|path| path.contains(connection.as_str()))
+            .collect();
+        let run = of_it.iter().rposition(|path| path.contains("/runs"))?;
+        of_it.into_iter().nth(run + 1)
     };
-    let in_turns = tokio::time::timeout(PATIENCE, is_in_turns()).await;
-    in_turns.unwrap_or_else(|_| panic!("{}", daemon.log()));
+    for connection in &connections {
+        let checked = || first_after_run(connection).is_some();
+        eventually(checked, || daemon.log()).await;
+        let first = first_after_run(connection).unwrap();
+        assert!(first.contains("/sourceFiles"), "{first}");
+    }
     let before = site.emulator.requests().len();
     let began = Instant::now();
     while site.emulator.requests().len() < before + COUNTED * IMODELS {

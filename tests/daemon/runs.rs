@@ -139,7 +139,7 @@ async fn a_full_imodel_takes_what_fits_and_the_rest_fails_with_the_reason() {
             "{files:#?}\n{}",
             daemon.log()
         );
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        daemon.logs_more().await;
     }
     daemon.stop().await;
 }

@@ -195,6 +195,7 @@ async fn the_result_is_that_of_each_imodel() {
             "{files:#?}\n{explained}\n{}",
             daemon.log()
         );
+        daemon.logs_more().await;
     }
     assert_eq!(uploads(&site), 1);
     daemon.stop().await;
@@ -263,6 +264,7 @@ async fn a_renamed_file_keeps_its_source_files_in_both_imodels() {
             "{files:#?}\n{}",
             daemon.log()
         );
+        daemon.logs_more().await;
     }
     assert_eq!(sources(&site), before);
     assert_eq!((uploads(&site), runs(&site)), (2, 2), "{}", daemon.log());

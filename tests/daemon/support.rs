@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -153,7 +154,11 @@ impl Site {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program();
         // Some commands have commands of their own.
-        let words = if arguments[0] == "alert" { 2 } else { 1 };
+        let words = if ["alert", "ledger"].contains(&arguments[0]) {
+            2
+        } else {
+            1
+        };
         command
             .args(&arguments[..words])
             .arg("--config")
@@ -220,6 +225,19 @@ impl Site {
         Self::started(command)
     }
 
+    /// Starts the daemon on another host by way of another program.
+    pub fn start_on_under(&self, host: &str, words: &[&str]) -> Daemon {
+        let inner = self.command_on(host, &["run"]);
+        let inner = inner.as_std();
+        let mut command = program_of(words[0]);
+        command
+            .args(&words[1..])
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        command.env("ITWIN_SYNCD_CLIENT_SECRET", &self.secret);
+        Self::started(command)
+    }
+
     /// Starts the daemon by way of another program.
     pub fn start_under(&self, words: &[&str]) -> Daemon {
         let inner = self.command(&["run"]);
@@ -233,7 +251,8 @@ impl Site {
         Self::started(command)
     }
 
-    fn started(mut command: Command) -> Daemon {
+    /// A command that runs on, as the daemon does.
+    pub fn started(mut command: Command) -> Daemon {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -243,7 +262,12 @@ impl Site {
                 *printed.lock().unwrap() += &format!("{line}\n");
             }
         });
-        Daemon { child, log, reader }
+        Daemon {
+            child,
+            log,
+            reader,
+            seen: AtomicUsize::new(0),
+        }
     }
 
     /// What `status --json --all` says of every file: `watch/path` to the object.
@@ -274,6 +298,7 @@ impl Site {
                 return;
             }
             assert!(Instant::now() < deadline, "{shown}\n{}", daemon.log());
+            daemon.logs_more().await;
         }
     }
 
@@ -294,7 +319,7 @@ impl Site {
                 "{done} of {count} synchronized: {files:#?}\n{}",
                 daemon.log()
             );
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            daemon.logs_more().await;
         }
     }
 
@@ -382,6 +407,8 @@ pub struct Daemon {
     child: Child,
     log: Arc<Mutex<String>>,
     reader: tokio::task::JoinHandle<()>,
+    /// The length of the log when `logs_more` last returned.
+    seen: AtomicUsize,
 }
 
 impl Drop for Daemon {
@@ -404,6 +431,21 @@ impl Daemon {
             || format!("{text:?} is not in the log:\n{}", self.log()),
         )
         .await;
+    }
+
+    /// Waits until the log is longer than at the last call, but no longer than half a second: the pause between two
+    /// reads of the status, each of which takes a process. Nearly all that changes it is in the log.
+    pub async fn logs_more(&self) {
+        let deadline = Instant::now() + Duration::from_millis(500);
+        let length = || self.log.lock().unwrap().len();
+        loop {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            let length = length();
+            let seen = self.seen.swap(length, Ordering::Relaxed);
+            if length > seen || Instant::now() > deadline {
+                return;
+            }
+        }
     }
 
     /// SIGKILL.

@@ -2,7 +2,9 @@
 //!
 //! The daemon "on another host" has a state directory of its own, and so a ledger of its own.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, Folder};
 use serde_json::Value;
@@ -208,6 +210,86 @@ async fn a_daemon_that_waits_continues_when_it_has_another_storage_folder() {
     assert_eq!(stored(&site), ["Two/a.ifc", "a.ifc"]);
     one.stop().await;
     two.stop().await;
+}
+
+/// A host with a share, a storage folder and a connection of its own.
+struct Office {
+    host: &'static str,
+    watches: String,
+    folder: PathBuf,
+}
+
+impl Office {
+    fn new(site: &mut Site, host: &'static str) -> Self {
+        let keys = format!("storage_folder = {host:?}\nconnection = {host:?}\n");
+        site.watches.clear();
+        let folder = site.watch(&format!("share of {host}"), DEFAULT_IMODEL_ID, &keys);
+        Self {
+            host,
+            watches: site.watches.clone(),
+            folder,
+        }
+    }
+
+    fn start(&self, site: &mut Site) -> Daemon {
+        site.watches.clone_from(&self.watches);
+        site.start_on(self.host, &HASTE)
+    }
+
+    async fn done(&self, site: &mut Site, files: u64, daemon: &Daemon) {
+        site.watches.clone_from(&self.watches);
+        done(site, self.host, files, daemon).await;
+    }
+}
+
+#[tokio::test]
+async fn two_offices_with_a_share_and_a_ledger_each_fill_one_imodel_one_run_at_a_time() {
+    let mut site = Site::new(platform()).await;
+    let offices = ["Oslo", "Rome"].map(|host| Office::new(&mut site, host));
+    let mut files = BTreeMap::new();
+    let mut save = |office: &Office, number: usize, content: String| {
+        let name = format!("plan {number}.dgn");
+        write(&office.folder.join(&name), &content);
+        files.insert(format!("{}/{name}", office.host), content);
+    };
+    for office in &offices {
+        for number in 0..10 {
+            save(office, number, format!("{} {number}", office.host));
+        }
+    }
+    let daemons = [0, 1].map(|at| offices[at].start(&mut site));
+    for (office, daemon) in offices.iter().zip(&daemons) {
+        office.done(&mut site, 10, daemon).await;
+    }
+    // Both again, with the same names.
+    for office in &offices {
+        for number in 5..15 {
+            save(office, number, format!("{} new {number}", office.host));
+        }
+    }
+    for (office, daemon) in offices.iter().zip(&daemons) {
+        eventually(|| site.holds(&files), || daemon.log()).await;
+        office.done(&mut site, 15, daemon).await;
+    }
+    let state = site.emulator.state();
+    assert_eq!(state.files.len(), files.len(), "twins in storage");
+    assert!(site.holds(&files));
+    for connection in state.connections.values() {
+        assert_eq!(connection.source_files.len(), 15, "{connection:#?}");
+    }
+    assert_eq!(state.connections.len(), 2);
+    let mut runs: Vec<_> = state.runs.values().collect();
+    runs.sort_by_key(|run| run.requested_at);
+    assert!(runs.len() >= 4, "{runs:#?}");
+    for two in runs.windows(2) {
+        let end = two[0].requested_at + Duration::from_millis(two[0].duration_ms);
+        assert!(two[1].requested_at >= end, "two runs at a time: {two:#?}");
+    }
+    for daemon in daemons {
+        let (status, log) = daemon.stop().await;
+        assert!(status.success(), "{log}");
+        assert!(!log.contains("another itwin-syncd"), "{log}");
+    }
 }
 
 #[tokio::test]

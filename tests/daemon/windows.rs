@@ -34,11 +34,21 @@ impl Clock {
         std::fs::rename(new, &self.0).unwrap();
     }
 
-    pub(super) fn start(&self, site: &Site) -> Daemon {
-        site.start_with(&[
+    /// What a daemon needs in its environment to have it.
+    pub(super) fn environment(&self) -> [(&str, &str); 2] {
+        [
             ("ITWIN_SYNCD_CLOCK", self.0.to_str().unwrap()),
             ("TZ", BERLIN),
-        ])
+        ]
+    }
+
+    /// By how many seconds it is ahead.
+    pub(super) fn ahead(&self) -> i64 {
+        std::fs::read_to_string(&self.0).unwrap().parse().unwrap()
+    }
+
+    pub(super) fn start(&self, site: &Site) -> Daemon {
+        site.start_with(&self.environment())
     }
 }
 

@@ -86,7 +86,7 @@ async fn shown(site: &Site, name: &str, text: &str, daemon: &Daemon) -> serde_js
             "{name} is not {text:?}: {files:#?}\n{}",
             daemon.log()
         );
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        daemon.logs_more().await;
     }
 }
 

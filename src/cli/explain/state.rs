@@ -7,7 +7,7 @@ use super::{Explanation, Knowledge, OnDisk};
 use crate::cli::status::{moment, upcoming};
 use crate::cli::unfinished_file;
 use crate::config::{self, OnDelete, ReadOnlyConfig, Watch};
-use crate::ledger::{Absence, FileReport, Inactive, JobState, Known, SetPart, WatchReport};
+use crate::ledger::{Absence, FileReport, JobState, Known, SetPart, WatchReport};
 use crate::names::QuotedPath;
 use crate::selection;
 use crate::status_view::{self, WaitView};
@@ -166,13 +166,7 @@ pub(super) async fn state(
         }
     }
     if let Some((inactive, name)) = suspended {
-        let state = match inactive {
-            Inactive::Paused { .. } => "paused",
-            Inactive::AwaitsImodel { .. } => "waits for its iModel",
-            Inactive::AwaitsSignIn(_) => "waits for a user to sign in",
-            Inactive::OtherLedger(_) => "waits",
-            Inactive::Suspended(_) | Inactive::BackingOff { .. } => "suspended",
-        };
+        let state = inactive.state();
         let reason = inactive.reason(name);
         explanation.lines.push(format!("watch {state}: {reason}"));
     }

@@ -116,6 +116,7 @@ async fn a_file_of_a_paused_watch() {
     let ledger = Ledger::open(&folder.path().join("state")).await.unwrap();
     let now = crate::clock::now();
     let spec = WatchSpec {
+        settings: String::new(),
         name: "north".to_owned(),
         follows: None,
         formerly: None,

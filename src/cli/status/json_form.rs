@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::{Error, List, Report};
 use crate::cli::json;
-use crate::runtime_status::{Outage, PageProblem, Standby, Undelivered};
+use crate::ledger::NodeReport;
+use crate::runtime_status::{LedgerOutage, Outage, PageProblem, Standby, Undelivered};
 use crate::status_view::{self, BatchView, DaemonView, FailureGroupView, UploadView, WatchView};
 #[cfg(test)]
 use crate::status_view::{FileView, RunView};
@@ -20,9 +21,11 @@ struct JsonHead {
     summary: String,
     daemon: Option<DaemonView>,
     platform_outage: Option<Outage>,
+    ledger_outage: Option<LedgerOutage>,
     undelivered: Vec<Undelivered>,
     page_problem: Option<PageProblem>,
     standby: Option<Standby>,
+    nodes: Vec<NodeReport>,
     watches: Vec<WatchView>,
     uploads: Vec<UploadView>,
     batch: Option<BatchView>,
@@ -54,9 +57,11 @@ pub(super) async fn print(report: Report, list: List<'_>) -> Result<(), Error> {
         summary: summary.text,
         daemon: view.daemon,
         platform_outage: view.platform_outage,
+        ledger_outage: view.ledger_outage,
         undelivered: view.undelivered,
         page_problem: view.page_problem,
         standby: view.standby,
+        nodes: view.nodes,
         watches: view.watches,
         uploads: view.uploads,
         batch: view.batch,

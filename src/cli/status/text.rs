@@ -9,9 +9,11 @@ use std::path::Path;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
+use crate::ledger::NodeReport;
 use crate::names::QuotedPath;
 use crate::shell;
 use crate::status_view::{FileView, RunProgressView, StatusView, Surroundings, WatchView, summary};
+use crate::text::plural;
 
 use super::Search;
 use super::times::{moment_at, span, upcoming};
@@ -71,6 +73,17 @@ pub(super) fn head(view: &StatusView, surroundings: &Surroundings, now: Timestam
     if let Some(standby) = &view.standby {
         line(&mut out, &standby.text());
     }
+    if view.nodes.len() > 1 {
+        line(&mut out, &hosts(&view.nodes, now));
+    }
+    if let Some(outage) = &view.ledger_outage {
+        let (since, reason) = (moment_at(outage.since, now), &outage.reason);
+        line(
+            &mut out,
+            &format!("ledger not available, first failed request {since}: {reason}"),
+        );
+        line(&mut out, &format!("  hint: {}", outage.hint));
+    }
     if let Some(outage) = &view.platform_outage {
         let since = moment_at(outage.since, now);
         let reason = &outage.reason;
@@ -104,6 +117,23 @@ pub(super) fn head(view: &StatusView, surroundings: &Surroundings, now: Timestam
         watch_text(&mut out, watch, now);
     }
     out
+}
+
+/// The hosts that share the ledger.
+fn hosts(nodes: &[NodeReport], now: Timestamp) -> String {
+    let nodes = nodes.iter().map(|node| {
+        let role = if node.active { "active" } else { "standby" };
+        let since = moment_at(node.since, now);
+        let uploads = plural(node.uploads, "upload", "uploads");
+        let silent = if node.responds {
+            ""
+        } else {
+            ", does not respond"
+        };
+        format!("{} {role} since {since} ({uploads}{silent})", node.host)
+    });
+    let nodes: Vec<String> = nodes.collect();
+    format!("hosts: {}", nodes.join(", "))
 }
 
 fn daemon(view: &StatusView, unreachable: Option<&str>, now: Timestamp) -> String {

@@ -186,6 +186,7 @@ pub(super) fn complete(
                 .unwrap_or_default(),
             version: before + 1,
             completed_at: request.now,
+            completed_by: request.client_id.clone(),
             content: content_id,
         });
         file.pending = None;

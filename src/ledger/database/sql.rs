@@ -234,6 +234,12 @@ impl<'q> Query<'q> {
         self
     }
 
+    /// The same for a value whose type is known at run time.
+    pub(in crate::ledger) fn bind_value(mut self, value: Value<'q>) -> Self {
+        self.values.push(value);
+        self
+    }
+
     /// Runs it; returns the number of rows that it changed.
     pub(in crate::ledger) async fn execute(self, on: &mut impl Executor) -> Result<u64, Error> {
         match on.on() {
@@ -289,6 +295,12 @@ impl<'q, T: Row> QueryAs<'q, T> {
     /// The value of the next `$n`.
     pub(in crate::ledger) fn bind(mut self, value: impl Argument<'q>) -> Self {
         self.query = self.query.bind(value);
+        self
+    }
+
+    /// The same for a value whose type is known at run time.
+    pub(in crate::ledger) fn bind_value(mut self, value: Value<'q>) -> Self {
+        self.query = self.query.bind_value(value);
         self
     }
 

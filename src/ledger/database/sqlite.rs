@@ -6,38 +6,38 @@
 //! One connection writes and two read beside it, in WAL mode: no report waits for a transaction. A transaction that
 //! returned survives a kill of the process; one that was written durably survives a power cut as well.
 
+mod connections;
 mod durable;
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::OFlags;
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions as _, Sqlite, Transaction};
+use sqlx::ConnectOptions as _;
+#[cfg(test)]
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::migrations::OF_SQLITE as MIGRATIONS;
 use super::{Error, MIGRATION_WAIT, is_undecodable};
 use crate::state_directory::StateDirectory;
+use connections::Connections;
+pub(in crate::ledger) use connections::{Connection, Tx};
 use durable::Log;
-
-/// A connection to the database.
-pub(in crate::ledger) type Connection = PoolConnection<Sqlite>;
-
-/// A transaction.
-pub(in crate::ledger) type Tx = Transaction<'static, Sqlite>;
 
 /// The database of one state directory. Cheap to clone; all clones share one writer.
 #[derive(Clone)]
 pub(in crate::ledger) struct Database {
     /// One connection, so that transactions never conflict.
-    writer: SqlitePool,
-    /// Connections that only read.
-    readers: SqlitePool,
+    writer: Connections,
+    /// Connections that only read: a long report uses one, the stages use the other.
+    readers: Connections,
     log: Log,
+    /// Another connection that writes, for statements of tests.
+    #[cfg(test)]
+    pool: SqlitePool,
 }
 
 /// Whether the content is checked when the database is opened. That reads all of it.
@@ -71,6 +71,16 @@ impl Database {
         directory: &StateDirectory,
         check: ContentCheck,
     ) -> Result<Self, Error> {
+        let opened = Self::open_as_it_is(directory, check).await?;
+        opened.migrate().await?;
+        Ok(opened)
+    }
+
+    /// The same without a migration: its tables are those of any version, or there are none.
+    pub(in crate::ledger) async fn open_as_it_is(
+        directory: &StateDirectory,
+        check: ContentCheck,
+    ) -> Result<Self, Error> {
         let database = checked_path(directory)?;
         if !directory.check_file(DATABASE)? {
             // SQLite gives the files beside it the same mode.
@@ -85,25 +95,57 @@ impl Database {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(30))
             .disable_statement_logging();
-        let opened = Self {
-            writer: connect(options).await?,
-            readers: readers(&database),
-            log: Log::of(directory.clone()),
-        };
+        let opened = Self::of(
+            Connections::new(1, options),
+            readers(&database),
+            Log::of(directory.clone()),
+        );
+        let opening = opened.writer.acquire().await;
+        drop(opening.map_err(|error| classify("open", error))?);
         opened.check_version().await?;
         if check == ContentCheck::Full {
             opened.check_content().await?;
         }
-        match MIGRATIONS.run(&opened.writer).await {
-            Ok(()) => Ok(opened),
+        Ok(opened)
+    }
+
+    /// Creates or migrates the tables.
+    pub(in crate::ledger) async fn migrate(&self) -> Result<(), Error> {
+        // sqlx migrates through a pool: with a connection as it is, the future would not be `Send`.
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with(self.writer.options().clone());
+        let migrated = MIGRATIONS.run(&pool).await;
+        pool.close().await;
+        match migrated {
+            Ok(()) => Ok(()),
             Err(
                 sqlx::migrate::MigrateError::VersionMissing(_)
                 | sqlx::migrate::MigrateError::VersionTooNew(..),
             ) => Err(Error::Newer {
-                path: directory.path().to_owned(),
+                path: self.log.directory().to_owned(),
             }),
             Err(error) => Err(classify("migrate to this version", error)),
         }
+    }
+
+    /// How the version of the tables compares with that of this program.
+    pub(in crate::ledger) async fn compare_version(&self) -> Result<Ordering, sqlx::Error> {
+        let mut writer = self.writer.acquire().await?;
+        let tables: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM sqlite_master WHERE name = '_sqlx_migrations'",
+        )
+        .fetch_one(&mut *writer)
+        .await?;
+        if tables == 0 {
+            return Ok(Ordering::Less);
+        }
+        let applied: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations WHERE success")
+                .fetch_one(&mut *writer)
+                .await?;
+        let applied = usize::try_from(applied).unwrap_or(0);
+        Ok(applied.cmp(&MIGRATIONS.iter().count()))
     }
 
     /// Opens the database for reading only, beside a running daemon or without one.
@@ -119,13 +161,15 @@ impl Database {
             return Err(missing());
         }
         directory.check_readable(DATABASE)?;
-        let pool = readers(&file);
+        let readers = readers(&file);
         // A daemon that starts may be about to create the tables, or to migrate them.
         let deadline = Instant::now() + MIGRATION_WAIT;
         loop {
+            let reader = readers.acquire().await;
+            let mut reader = reader.map_err(|error| classify("look for its tables", error))?;
             let tables: i64 =
                 sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_master WHERE name = 'jobs'")
-                    .fetch_one(&pool)
+                    .fetch_one(&mut *reader)
                     .await
                     .map_err(|error| classify("look for its tables", error))?;
             if tables == 0 {
@@ -133,7 +177,7 @@ impl Database {
             }
             let applied: i64 =
                 sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations WHERE success")
-                    .fetch_one(&pool)
+                    .fetch_one(&mut *reader)
                     .await
                     .map_err(|error| classify("read its version", error))?;
             if usize::try_from(applied).unwrap_or(0) >= MIGRATIONS.iter().count() {
@@ -146,11 +190,19 @@ impl Database {
             }
             tokio::time::sleep(MIGRATION_WAIT / 100).await;
         }
-        Ok(Self {
-            writer: pool.clone(),
-            readers: pool,
-            log: Log::of(directory.clone()),
-        })
+        // What writes fails: the connections are for reading.
+        let log = Log::of(directory.clone());
+        Ok(Self::of(readers.clone(), readers, log))
+    }
+
+    fn of(writer: Connections, readers: Connections, log: Log) -> Self {
+        Self {
+            #[cfg(test)]
+            pool: SqlitePool::connect_lazy_with(writer.options().clone()),
+            writer,
+            readers,
+            log,
+        }
     }
 
     /// Begins a transaction that writes, after all others.
@@ -182,28 +234,31 @@ impl Database {
         action: &'static str,
     ) -> Result<(), Error> {
         let checked = async {
-            let mut tx = self.writer.begin().await?;
+            let mut tx = self.begin().await?;
             // Matches no row, but takes the lock.
             sqlx::query("UPDATE watches SET name = name WHERE id IS NULL")
                 .execute(&mut *tx)
                 .await?;
-            tx.rollback().await
+            tx.rollback().await;
+            Ok(())
         };
-        checked.await.map_err(|error| classify(action, error))
+        let checked: Result<(), sqlx::Error> = checked.await;
+        checked.map_err(|error| classify(action, error))
     }
 
     /// Closes the database, which merges the write-ahead log into the one file.
     pub(in crate::ledger) async fn close(self) {
         // The last connection to be closed merges the log.
+        #[cfg(test)]
+        self.pool.close().await;
         self.readers.close().await;
         self.writer.close().await;
     }
 
     async fn check_content(&self) -> Result<(), Error> {
-        let answer: String = sqlx::query_scalar("PRAGMA quick_check(1)")
-            .fetch_one(&self.writer)
-            .await
-            .map_err(|error| classify("check its content", error))?;
+        let answer = self
+            .ask("check its content", "PRAGMA quick_check(1)")
+            .await?;
         if answer == "ok" {
             Ok(())
         } else {
@@ -211,11 +266,18 @@ impl Database {
         }
     }
 
+    /// The text that a statement returns.
+    async fn ask(&self, action: &'static str, sql: &'static str) -> Result<String, Error> {
+        let asked = async {
+            let mut writer = self.writer.acquire().await?;
+            sqlx::query_scalar(sql).fetch_one(&mut *writer).await
+        };
+        asked.await.map_err(|error| classify(action, error))
+    }
+
     async fn check_version(&self) -> Result<(), Error> {
-        let found: String = sqlx::query_scalar("SELECT sqlite_version()")
-            .fetch_one(&self.writer)
-            .await
-            .map_err(|error| classify("read the version of SQLite", error))?;
+        let action = "read the version of SQLite";
+        let found = self.ask(action, "SELECT sqlite_version()").await?;
         let mut parts = found.split('.').map_while(|part| part.parse::<u32>().ok());
         let mut next = || parts.next().unwrap_or(0);
         if (next(), next(), next()) < SQLITE_MIN {
@@ -223,6 +285,11 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// Whether there is a database in a state directory.
+pub(in crate::ledger) fn is_there(directory: &StateDirectory) -> Result<bool, Error> {
+    Ok(directory.check_file(DATABASE)?)
 }
 
 /// Moves a damaged database into a folder beside it, where it is kept for an examination.
@@ -242,31 +309,15 @@ fn checked_path(directory: &StateDirectory) -> Result<PathBuf, Error> {
     Ok(directory.path_of(DATABASE))
 }
 
-async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
-    pool(1)
-        .connect_with(options)
-        .await
-        .map_err(|error| classify("open", error))
-}
-
-/// Connections that read, each opened when it is first needed.
-fn readers(database: &Path) -> SqlitePool {
+/// Connections that read.
+fn readers(database: &Path) -> Connections {
     let options = SqliteConnectOptions::new()
         .filename(database)
         .read_only(true)
         // Also while a daemon that starts or ends has the file for itself.
         .busy_timeout(Duration::from_secs(30))
         .disable_statement_logging();
-    // A long report uses one; the stages use the other.
-    pool(2).connect_lazy_with(options)
-}
-
-fn pool(connections: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .acquire_timeout(Duration::from_secs(60))
+    Connections::new(2, options)
 }
 
 /// Result codes of SQLite: sqlite.org/rescode.html
@@ -304,9 +355,9 @@ fn primary_code(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
 
 #[cfg(test)]
 impl Database {
-    /// The connection that writes, for statements of a test.
+    /// A connection that writes, for statements of a test.
     pub(in crate::ledger) fn writer(&self) -> &SqlitePool {
-        &self.writer
+        &self.pool
     }
 
     /// The same, for statements of the ledger.
@@ -322,11 +373,13 @@ impl Database {
             .create_if_missing(true)
             .synchronous(SqliteSynchronous::Off)
             .foreign_keys(false);
-        Self {
-            writer: connect(options).await.unwrap(),
-            readers: readers(&file),
-            log: Log::of(directory),
-        }
+        let opened = Self::of(
+            Connections::new(1, options),
+            readers(&file),
+            Log::of(directory),
+        );
+        drop(opened.writer.acquire().await.unwrap());
+        opened
     }
 
     /// The same database, with the write-ahead log of another directory.

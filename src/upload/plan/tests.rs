@@ -65,6 +65,52 @@ fn opened() -> Findings {
     Findings::new(fingerprint(SIZE), OnRename::Follow)
 }
 
+#[test]
+fn a_file_that_another_host_handed_over_may_have_other_times_but_not_another_size() {
+    const SECOND: i64 = 1_000_000_000;
+    let handed_over = Fingerprint {
+        size: SIZE,
+        mtime_ns: 100 * SECOND,
+        ctime_ns: 200 * SECOND,
+    };
+    let job = UploadJob {
+        fingerprint: Some(handed_over),
+        ..new_job()
+    };
+    let print = |size, mtime_ns, ctime_ns| Fingerprint {
+        size,
+        mtime_ns,
+        ctime_ns,
+    };
+    for (opened, by_active, by_standby) in [
+        (handed_over, true, true),
+        (print(SIZE, 100 * SECOND, 0), false, true),
+        (print(SIZE, 102 * SECOND, 0), false, true),
+        (print(SIZE, 98 * SECOND, 0), false, true),
+        (print(SIZE, 102 * SECOND + 1, 0), false, false),
+        (print(SIZE + 1, 100 * SECOND, 200 * SECOND), false, false),
+    ] {
+        for (is_standby, fits) in [(false, by_active), (true, by_standby)] {
+            let mut findings = Findings::new(opened, OnRename::UploadAgain);
+            if is_standby {
+                findings.compare_roughly(std::time::Duration::from_mins(1));
+            }
+            let step = next_step(&job, &findings, u64::MAX);
+            let expected = if fits {
+                Step::TakePlace
+            } else {
+                Step::Reject(Unfit::NotSettled)
+            };
+            assert_eq!(step, expected, "{opened:?} {is_standby}");
+        }
+    }
+    // A file may change again after a shorter time than that of coarse times.
+    let mut findings = Findings::new(print(SIZE, 101 * SECOND, 0), OnRename::UploadAgain);
+    findings.compare_roughly(std::time::Duration::from_millis(500));
+    let step = next_step(&job, &findings, u64::MAX);
+    assert_eq!(step, Step::Reject(Unfit::NotSettled));
+}
+
 fn changed() -> Content {
     Content::Changed { by: None, at: None }
 }

@@ -56,18 +56,52 @@ async fn blocks_make_the_whole_file_and_its_hash_however_they_are_cut() {
     }
 }
 
+/// Too large to be read when it is opened.
+fn large() -> Vec<u8> {
+    b"0123456789".repeat(20_000)
+}
+
 #[tokio::test]
 async fn a_rewind_begins_the_hash_anew() {
     let slot = slot();
-    let (dir, path) = file(b"0123456789");
-    let source = Source::open(&slot, dir.path(), &path).await.unwrap();
-    read_all(&source, 4, 4).await;
-    source.rewind().await.unwrap();
-    assert_eq!(read_all(&source, 3, 10).await, b"0123456789");
-    assert_eq!(
-        source.finish().await.unwrap().digest,
-        *blake3::hash(b"0123456789").as_bytes()
-    );
+    for bytes in [b"0123456789".to_vec(), large()] {
+        let (dir, path) = file(&bytes);
+        let source = Source::open(&slot, dir.path(), &path).await.unwrap();
+        read_all(&source, 4, 4).await;
+        assert!(matches!(source.finish().await, Err(Error::Changed)));
+        source.rewind().await.unwrap();
+        assert_eq!(read_all(&source, 30_000, bytes.len()).await, bytes);
+        let digest = source.finish().await.unwrap().digest;
+        assert_eq!(digest, *blake3::hash(&bytes).as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_small_file_is_as_it_was_when_it_was_opened() {
+    let slot = slot();
+    for bytes in [vec![], b"x".to_vec(), vec![7; hash::SLICE]] {
+        let (dir, path) = file(&bytes);
+        let source = Source::open(&slot, dir.path(), &path).await.unwrap();
+        std::fs::write(dir.path().join(&path), "something else").unwrap();
+        let hashed = source.hash().await.unwrap();
+        assert_eq!(hashed.digest, *blake3::hash(&bytes).as_bytes());
+        source.rewind().await.unwrap();
+        assert_eq!(read_all(&source, 50_000, bytes.len()).await, bytes);
+        assert_eq!(source.finish().await.unwrap(), hashed);
+    }
+}
+
+#[tokio::test]
+async fn many_files_are_looked_for_in_one_request() {
+    let slot = slot();
+    let (dir, path) = file(b"x");
+    std::fs::create_dir(dir.path().join("folder.dgn")).unwrap();
+    let missing = PathBuf::from("missing/b.dgn");
+    let asked = vec![path, missing.clone(), "folder.dgn".into(), missing];
+    let found = gone(&slot, dir.path(), asked.clone()).await.unwrap();
+    assert_eq!(found, [false, true, false, true]);
+    let found = gone(&slot, &dir.path().join("unmounted"), asked).await;
+    assert_eq!(found.unwrap(), [true; 4]);
 }
 
 #[tokio::test]
@@ -91,15 +125,15 @@ async fn a_file_that_changed_while_it_was_read_is_detected() {
                 .unwrap();
         },
         |path| {
-            std::fs::write(path.with_extension("new"), "0123456789").unwrap();
+            std::fs::write(path.with_extension("new"), large()).unwrap();
             std::fs::rename(path.with_extension("new"), path).unwrap();
         },
         |path| std::fs::remove_file(path).unwrap(),
     ];
     for change in changes {
-        let (dir, path) = file(b"0123456789");
+        let (dir, path) = file(&large());
         let source = Source::open(&slot, dir.path(), &path).await.unwrap();
-        read_all(&source, 100, 10).await;
+        read_all(&source, 100_000, large().len()).await;
         change(&dir.path().join(&path));
         assert!(matches!(source.finish().await, Err(Error::Changed)));
     }
@@ -108,7 +142,7 @@ async fn a_file_that_changed_while_it_was_read_is_detected() {
 #[tokio::test]
 async fn a_file_cut_short_has_changed() {
     let slot = slot();
-    let (dir, path) = file(b"0123456789");
+    let (dir, path) = file(&large());
     let source = Source::open(&slot, dir.path(), &path).await.unwrap();
     std::fs::write(dir.path().join(&path), "012").unwrap();
     let pool = Pool::new(100, 100);

@@ -50,7 +50,7 @@ impl Task {
     }
 
     /// Returns whether the path is probed.
-    fn on_path(&mut self, path: &Path) -> bool {
+    pub(super) fn on_path(&mut self, path: &Path) -> bool {
         if self.settling.touch(path, Instant::now()) {
             return true;
         }

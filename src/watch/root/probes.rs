@@ -34,6 +34,13 @@ impl Task {
     pub(super) async fn on_probe(&mut self, reply: ProbeReply) -> Result<(), Error> {
         self.threads.probe_sent = None;
         self.on_root_probe(&reply.root).await?;
+        if !self.comparison.is_proven() {
+            // A scan finds them if this is the folder of the watch.
+            for (path, _) in &reply.paths {
+                self.settling.forget(path);
+            }
+            return Ok(());
+        }
         let files = reply
             .paths
             .iter()
@@ -44,6 +51,7 @@ impl Task {
             if !matches!(probe, Probe::Busy(_)) {
                 self.unreadable.remove(&path);
             }
+            let touched = self.settling.is_touched(&path).then(|| path.clone());
             match probe {
                 Probe::File(seen) => {
                     let known = known.remove(&path);
@@ -62,6 +70,10 @@ impl Task {
                         self.on_busy(&path, &error);
                     }
                 }
+            }
+            // What is settled no longer may have changed after the probe.
+            if let Some(path) = touched.filter(|path| !self.settling.is_touched(path)) {
+                self.on_path(&path);
             }
         }
         if self.unreadable.is_empty() {

@@ -45,9 +45,12 @@ impl Halted {
     }
 
     async fn first_listing(&mut self) -> Listing {
-        match self.reports.recv().await {
-            Some(Report::Listing(listing)) => listing,
-            other => panic!("{other:?}"),
+        loop {
+            match self.reports.recv().await {
+                Some(Report::Begun(_)) => {}
+                Some(Report::Listing(listing)) => return listing,
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -398,3 +398,22 @@ fn what_was_finished_is_remembered_of_a_bounded_number_of_files() {
     settling.observe(&path, seen(again, 8));
     assert_eq!(settling.observe(&path, seen(again + SETTLE, 8)), Step::Wait);
 }
+
+#[test]
+fn an_event_during_a_probe_is_known_when_the_reply_arrives() {
+    let path = Path::new("a.dgn");
+    let start = Instant::now();
+    for comes in [false, true] {
+        let mut settling = Settling::new(policy(None, 0));
+        settling.observe(path, seen(start, 1));
+        let probed = start + SETTLE;
+        assert_eq!(settling.take_due(probed, 10), [path]);
+        if comes {
+            assert!(settling.touch(path, probed + Duration::from_millis(5)));
+        }
+        assert_eq!(settling.is_touched(path), comes);
+        // What the probe saw had settled, whatever came after it.
+        assert_eq!(settling.observe(path, seen(probed, 1)), Step::Ready);
+        assert!(!settling.touch(path, probed), "to be probed anew");
+    }
+}

@@ -15,10 +15,10 @@ use crate::support::{Site, eventually, write};
 async fn a_host_whose_watches_differ_from_those_of_the_active_one_is_refused() {
     let (mut site, folder) = site().await;
     write(&folder.join("a.ifc"), "a");
-    let active = site.start_on("one", &[QUICK]);
+    let active = site.start_on("one", &[]);
     active.says("scan finished").await;
     site.add_to_watches("storage_folder = \"elsewhere\"\n");
-    let (status, log) = site.start_on("two", &[QUICK]).ended().await;
+    let (status, log) = site.start_on("two", &[]).ended().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(
         log.contains("the watches of this host differ from those of the active host"),
@@ -31,7 +31,7 @@ async fn a_host_whose_watches_differ_from_those_of_the_active_one_is_refused() {
     );
     active.stop().await;
     // Nobody is active: it is a change of the configuration.
-    let alone = site.start_on("two", &[QUICK]);
+    let alone = site.start_on("two", &[]);
     alone.says("scan finished").await;
     alone.stop().await;
 }
@@ -43,7 +43,7 @@ async fn a_standby_is_reloaded_and_takes_over_with_what_it_read() {
     let plain = site.watches.clone();
     site.add_to_watches("storage_folder = \"first\"\n");
     write(&folder.join("a.ifc"), "a");
-    let (active, standby) = pair(&site, &[QUICK]).await;
+    let (active, standby) = pair(&site, &[]).await;
     let stored = |folder: &str| BTreeMap::from([(format!("{folder}/a.ifc"), "a".to_owned())]);
     all_in_imodel(&site, "one", &active, &stored("first")).await;
     let configure = async |site: &mut Site, key: &str| {
@@ -67,7 +67,7 @@ async fn a_standby_is_reloaded_and_takes_over_with_what_it_read() {
         shown.out.contains("watches of this host differ: north"),
         "{shown:?}"
     );
-    active.kill().await;
+    active.stop().await;
     standby.says(ACTIVE).await;
     let moved = || {
         site.emulator
@@ -110,15 +110,14 @@ async fn clocks_that_are_hours_apart_neither_hasten_nor_delay_a_take_over() {
         site.emulator.clear_faults();
         standby.says(ACTIVE).await;
         let took = killed.elapsed();
-        assert!(took > Duration::from_secs(3), "{took:?}");
-        assert!(took < Duration::from_secs(15), "{took:?}");
+        assert!(took > Duration::from_secs(6), "{took:?}");
         all_in_imodel(&site, "two", &standby, &files).await;
         standby.stop().await;
     }
 }
 
 /// Executes SQL in the database of the site, as the owner of the server.
-async fn sql(site: &Site, words: &[&str]) {
+pub(super) async fn sql(site: &Site, words: &[&str]) {
     use sqlx::Connection as _;
     let (_, name) = site.tables.split_once("url = \"").unwrap();
     let (url, _) = name.split_once('"').unwrap();
@@ -138,14 +137,14 @@ async fn hosts_are_upgraded_one_after_the_other() {
     let (site, folder) = site().await;
     let files = files(4);
     write_all(&folder, &files);
-    let active = site.start_on("one", &[QUICK]);
+    let active = site.start_on("one", &[]);
     active.says("scan finished").await;
     all_in_imodel(&site, "one", &active, &files).await;
     // The version of the active host is newer.
     let newer = "INSERT INTO _sqlx_migrations SELECT 9999, description, installed_on, success, checksum, \
                  execution_time FROM _sqlx_migrations LIMIT 1";
     sql(&site, &[newer]).await;
-    let (status, log) = site.start_on("two", &[QUICK]).ended().await;
+    let (status, log) = site.start_on("two", &[]).ended().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("was written by a newer itwin-syncd"), "{log}");
     // It is older.
@@ -155,7 +154,7 @@ async fn hosts_are_upgraded_one_after_the_other() {
         "DELETE FROM _sqlx_migrations",
     ];
     sql(&site, &older).await;
-    let standby = site.start_on("two", &[QUICK]);
+    let standby = site.start_on("two", &[]);
     standby.says("standby: cannot read the ledger").await;
     standby.says(STANDBY).await;
     let before = site.emulator.requests().len();
@@ -181,7 +180,7 @@ async fn hosts_are_upgraded_one_after_the_other() {
 async fn a_role_that_may_not_write_the_lease_is_refused() {
     let (mut site, folder) = site().await;
     write(&folder.join("a.ifc"), "a");
-    let active = site.start_on("one", &[QUICK]);
+    let active = site.start_on("one", &[]);
     active.says("scan finished").await;
     let role = format!("reader_{}", std::process::id());
     let rights =
@@ -191,7 +190,7 @@ async fn a_role_that_may_not_write_the_lease_is_refused() {
     let (_, place) = rest.split_once('@').unwrap();
     site.tables = format!("{start}postgres://{role}@{place}");
     let before = site.emulator.requests().len();
-    let (status, log) = site.start_on("two", &[QUICK]).ended().await;
+    let (status, log) = site.start_on("two", &[]).ended().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(
         log.contains("gives the tables of the ledger to another user"),
@@ -206,7 +205,7 @@ async fn a_role_that_may_not_write_the_lease_is_refused() {
 }
 
 /// Copies a folder, with the times of its files that can be set.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     let copied = std::process::Command::new("cp")
         .arg("-a")
         .arg(from)
@@ -248,6 +247,7 @@ async fn a_host_that_sees_other_inodes_and_change_times_uploads_nothing_again() 
             shown.out,
             standby.log()
         );
+        standby.logs_more().await;
     }
     assert_once(&site, &files);
     assert_eq!(site.requests("POST", "/complete").len(), before);

@@ -7,7 +7,7 @@ use super::*;
 use crate::cli::status::histories::UnfinishedFile;
 use crate::connector_type::ConnectorType;
 use crate::ledger::{HistoryEvent, Outcome, RunEvent, Step};
-use crate::runtime_status::{Outage, PageProblem, Undelivered};
+use crate::runtime_status::{LedgerOutage, Outage, PageProblem, Undelivered};
 use crate::status_view::{
     BatchView, BlockingView, DaemonView, ExampleView, FailureGroupView, FilesView, HistoryView,
     IssuesView, LineView, ResultView, RunProgressView, RunView, UnfinishedView, UploadView,
@@ -178,9 +178,11 @@ fn view(watches: Vec<WatchView>) -> StatusView {
             version: "0.1.0".to_owned(),
         }),
         platform_outage: None,
+        ledger_outage: None,
         undelivered: Vec::new(),
         page_problem: None,
         standby: None,
+        nodes: Vec::new(),
         watches,
         uploads: Vec::new(),
         batch: None,
@@ -214,6 +216,18 @@ fn platform_unreachable() {
     view.platform_outage = Some(Outage {
         since: ago(300),
         reason: "list folders: cannot reach api.bentley.com: connection refused".to_owned(),
+    });
+    insta::assert_snapshot!(shown(&view));
+}
+
+#[test]
+fn the_disk_of_the_database_server_is_full() {
+    let mut view = view(vec![watch()]);
+    view.ledger_outage = Some(LedgerOutage {
+        since: ago(300),
+        reason: "error returned from database: could not extend file: No space left on device"
+            .to_owned(),
+        hint: "free space on the disk of the database server".to_owned(),
     });
     insta::assert_snapshot!(shown(&view));
 }

@@ -12,11 +12,13 @@ use crate::ledger_location::Server;
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Settings of each connection, whatever the role or the database have.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 9] = [
     // A process continues after the server crashed: what was committed must be there.
     ("synchronous_commit", "on"),
     // The row of the lease must be as it is once the lock is there, not as when the transaction began.
     ("default_transaction_isolation", "read committed"),
+    // Compiling a statement takes the server much longer than executing any of ours.
+    ("jit", "off"),
     ("statement_timeout", "50s"),
     ("lock_timeout", "40s"),
     // A host that stands still must not hold the lock.
@@ -53,7 +55,7 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, 
 }
 
 /// What the server answers within that time.
-pub(super) async fn within<T>(
+pub(in crate::ledger::database) async fn within<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {

@@ -20,28 +20,29 @@ use tracing::warn;
 use super::connect::{CONNECT_MAX, connect, within};
 use crate::failpoint::lease_time;
 use crate::lease::{Lease, boot_time};
+use crate::ledger::host_name;
 
 /// How long a lease lasts after it was renewed.
-const LEASE: Duration = Duration::from_secs(15);
+pub(super) const LEASE: Duration = Duration::from_secs(15);
 
 /// How often it is renewed.
-const BEAT: Duration = Duration::from_secs(3);
+pub(super) const BEAT: Duration = Duration::from_secs(3);
 
 /// The holder stops so long before the end of its lease.
-const MARGIN: Duration = Duration::from_secs(1);
+pub(super) const MARGIN: Duration = Duration::from_secs(1);
 
 /// Nothing of a former holder is in progress so long after the end of its lease: a request of it takes up to
 /// `itwin::CHANGE_MAX`, and the platform may need 10 s to show what it did.
-const GRACE: Duration = Duration::from_secs(30);
+pub(super) const GRACE: Duration = Duration::from_secs(30);
 
 /// The id of this boot, which the unit sets because it hides the kernel's file from the service.
 const BOOT_ID: &str = "ITWIN_SYNCD_BOOT_ID";
 
 /// How often a waiting process looks.
-const LOOK: Duration = Duration::from_millis(500);
+pub(super) const LOOK: Duration = Duration::from_millis(500);
 
 /// The lock that begins all transactions that write, as in `begin_write`.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(5784612270211)";
+pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(5784612270211)";
 
 /// The active host, as another one sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +65,9 @@ pub(in crate::ledger) enum Turn {
 #[derive(Debug, Clone)]
 pub(super) struct Holder {
     /// A random number.
-    id: String,
-    host: String,
-    life: String,
+    pub(super) id: String,
+    pub(super) host: String,
+    pub(super) life: String,
 }
 
 impl Holder {
@@ -76,13 +77,9 @@ impl Holder {
             .ok()
             .or_else(|| std::env::var(BOOT_ID).ok())
             .unwrap_or_default();
-        let host = rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned();
         Self {
             id: uuid::Uuid::new_v4().to_string(),
-            host,
+            host: host_name(),
             life: life(&boot, lock.dev(), lock.ino()),
         }
     }
@@ -127,38 +124,77 @@ enum Decision {
 /// Decides that. `over`: for how long the lease is over, in milliseconds, negative while it lasts. `contact`: for how
 /// long this process has reached the database without a gap. Pure.
 fn decide(is_free: bool, is_own_former_life: bool, over: i64, contact: i64) -> Decision {
-    let (lease, grace) = (millis(LEASE), millis(GRACE));
-    if is_free || is_own_former_life || (over >= grace && contact >= lease + grace) {
+    if is_free || is_own_former_life || is_dead(over, contact) {
         Decision::Take
     } else {
         Decision::Wait
     }
 }
 
-fn millis(usual: Duration) -> i64 {
+/// Whether nothing of a process is in progress any more. The arguments are those of [`decide`].
+pub(super) fn is_dead(over: i64, contact: i64) -> bool {
+    let (lease, grace) = (millis(LEASE), millis(GRACE));
+    over >= grace && contact >= lease + grace
+}
+
+pub(super) fn millis(usual: Duration) -> i64 {
     i64::try_from(lease_time(usual).as_millis()).unwrap_or(i64::MAX)
 }
 
-const NOW: &str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+/// SQL: the time of the server, in milliseconds.
+pub(in crate::ledger) const NOW: &str =
+    "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+
+/// For how long a process has reached the database without a gap.
+pub(super) struct Contact {
+    since: i64,
+    looked: i64,
+}
+
+impl Contact {
+    /// It begins now.
+    pub(super) fn new() -> Self {
+        let now = boot_time();
+        Self {
+            since: now,
+            looked: now,
+        }
+    }
+
+    /// The process is about to look.
+    pub(super) fn look(&mut self) {
+        let now = boot_time();
+        // This machine slept, or was busy.
+        if now.saturating_sub(self.looked) > millis(LEASE) {
+            self.since = now;
+        }
+        self.looked = now;
+    }
+
+    /// It has a new connection: what happened before is not known.
+    pub(super) fn renew(&mut self) {
+        self.since = boot_time();
+    }
+
+    /// In milliseconds.
+    pub(super) fn lasts(&self) -> i64 {
+        boot_time().saturating_sub(self.since)
+    }
+}
 
 /// A process that wants the lease.
 pub(super) struct Waiting {
     holder: Holder,
     connection: Option<PgConnection>,
-    /// Since when it has reached the database without a gap.
-    contact: i64,
-    /// When it has looked last.
-    looked: i64,
+    contact: Contact,
 }
 
 impl Waiting {
     pub(super) fn new(holder: Holder) -> Self {
-        let now = boot_time();
         Self {
             holder,
             connection: None,
-            contact: now,
-            looked: now,
+            contact: Contact::new(),
         }
     }
 
@@ -167,12 +203,7 @@ impl Waiting {
         &mut self,
         options: &PgConnectOptions,
     ) -> Result<Result<Lease, ActiveHost>, sqlx::Error> {
-        let now = boot_time();
-        // This machine slept, or was busy.
-        if now.saturating_sub(self.looked) > millis(LEASE) {
-            self.contact = now;
-        }
-        self.looked = now;
+        self.contact.look();
         let looked = within(CONNECT_MAX, self.try_look(options)).await;
         if looked.is_err() {
             self.connection = None;
@@ -199,11 +230,11 @@ impl Waiting {
                     );
                     sqlx::raw_sql(create).execute(&mut connection).await?;
                 }
-                // What happened before is not known.
-                self.contact = boot_time();
+                self.contact.renew();
                 lost.insert(connection)
             }
         };
+        let contact = self.contact.lasts();
         let asked = boot_time();
         let sql = format!(
             "SELECT holder, host, life, since, until, {NOW} AS now FROM lease WHERE id = 1"
@@ -215,7 +246,7 @@ impl Waiting {
             row.holder.is_none(),
             row.life == self.holder.life,
             row.now.saturating_sub(row.until),
-            asked.saturating_sub(self.contact),
+            contact,
         );
         if decision == Decision::Take && take(connection, &self.holder, &row).await? {
             let lasts = millis(LEASE) - millis(MARGIN);

@@ -15,7 +15,7 @@ use crate::ledger::*;
 use crate::ledger_location::Server;
 
 /// The URL of a fixture's schema, for a connection with this name.
-fn named(location: &LedgerLocation, name: &str) -> Server {
+pub(super) fn named(location: &LedgerLocation, name: &str) -> Server {
     let mut server = location.server.clone().unwrap();
     server
         .url
@@ -55,12 +55,28 @@ async fn a_second_daemon_is_refused_until_the_first_has_ended() {
     Ledger::open(&location).await.unwrap();
 }
 
-async fn admin() -> sqlx::PgConnection {
+#[tokio::test]
+async fn a_further_reader_of_an_open_ledger_needs_the_server_only_when_it_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server {
+        // Nobody listens there.
+        url: "postgres://u@127.0.0.1:1/ledger".parse().unwrap(),
+        password: None,
+        ca_file: None,
+    };
+    let location = LedgerLocation::on(server, dir.path());
+    let reader = Ledger::read_beside(&location).await.unwrap();
+    let failed = reader.last_result().await.unwrap_err().to_string();
+    assert!(failed.contains("127.0.0.1:1"), "{failed}");
+    assert!(Ledger::read(&location).await.is_err());
+}
+
+pub(super) async fn admin() -> sqlx::PgConnection {
     let url = std::env::var("ITWIN_SYNCD_TEST_POSTGRES").unwrap();
     sqlx::PgConnection::connect(&url).await.unwrap()
 }
 
-async fn raise_generation(ledger: &Ledger) {
+pub(super) async fn raise_generation(ledger: &Ledger) {
     let raised = ledger.db.write("raise a generation", async |tx| {
         sql::query("UPDATE connections SET generation = generation + 1")
             .execute(tx)
@@ -69,7 +85,7 @@ async fn raise_generation(ledger: &Ledger) {
     assert_eq!(raised.await.unwrap(), 1);
 }
 
-async fn generation(ledger: &Ledger) -> i64 {
+pub(super) async fn generation(ledger: &Ledger) -> i64 {
     let read = ledger.db.read("read the generation", async |db| {
         sql::query_scalar("SELECT generation FROM connections")
             .fetch_one(db)
@@ -363,7 +379,7 @@ async fn the_smaller_layout_has_the_history_that_the_one_before_it_had() {
     assert_eq!(next.unwrap().len(), 1);
 }
 
-async fn connection(f: &Fixture) -> sqlx::PgConnection {
+pub(super) async fn connection(f: &Fixture) -> sqlx::PgConnection {
     let server = location(f.dir.path()).await.server.unwrap();
     sqlx::PgConnection::connect(server.url.as_str())
         .await
@@ -414,7 +430,17 @@ async fn the_schema_has_the_tables_columns_and_indexes_of_sqlite() {
     .await
     .unwrap();
     let mut found: Columns = found.into_iter().collect();
-    found.retain(|(table, ..)| !matches!(table.as_str(), "_sqlx_migrations" | "cluster" | "lease"));
+    // These are for several processes.
+    let own = [
+        "_sqlx_migrations",
+        "cluster",
+        "created_folders",
+        "drawn_requests",
+        "lease",
+        "nodes",
+        "seen_shares",
+    ];
+    found.retain(|(table, ..)| !own.contains(&table.as_str()));
     let difference: Vec<_> = expected.symmetric_difference(&found).collect();
     assert!(difference.is_empty(), "{difference:#?}");
 

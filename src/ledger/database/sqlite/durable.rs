@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,6 +42,11 @@ impl Log {
             committed: Arc::default(),
             on_disk: Arc::default(),
         }
+    }
+
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Waits until everything that was committed before the call is on the disk.
