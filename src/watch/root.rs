@@ -286,13 +286,16 @@ impl Task {
             Instant::now(),
         );
         self.stall.reset();
-        self.health.hanging = false;
         self.health.set_identity(&summary.root);
         if scanned == ScannedRoot::Proven {
             self.request_scan(Instant::now());
             return Ok(());
         }
         let finding = match scanned {
+            // A listing proves little while a file in it cannot be opened, and nothing is handed over meanwhile.
+            ScannedRoot::Watched if self.health.hanging && summary.root.is_ok() => {
+                Finding::no_answer(ANSWER_MAX, "")
+            }
             ScannedRoot::Watched | ScannedRoot::Proven => {
                 Finding::of_scan(&summary, &self.watch.path)
             }

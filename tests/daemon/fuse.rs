@@ -36,8 +36,10 @@ struct Remote {
     broken: Option<(String, Breaks)>,
     /// Reads are not answered, though all else is.
     hangs_reads: bool,
-    /// How many opens are answered.
-    answered_opens: Option<u32>,
+    /// Opens are not answered.
+    hangs_opens: bool,
+    /// How often the folder was listed from its start.
+    listings: u32,
     /// What waits for an answer.
     unanswered: Vec<Unanswered>,
     /// A file of which no handle is open is listed with size 0, as some servers do until its writer closes it.
@@ -115,8 +117,8 @@ impl Hanging {
         Self(share.clone())
     }
 
-    fn opens_of(share: &Share, after: u32) -> Self {
-        share.remote().answered_opens = Some(after);
+    fn opens_of(share: &Share) -> Self {
+        share.remote().hangs_opens = true;
         Self(share.clone())
     }
 }
@@ -126,7 +128,7 @@ impl Drop for Hanging {
         let mut remote = self.0.remote();
         remote.hangs = false;
         remote.hangs_reads = false;
-        remote.answered_opens = None;
+        remote.hangs_opens = false;
         for reply in remote.unanswered.drain(..) {
             match reply {
                 Unanswered::Read(reply) => reply.error(Errno::EIO),
@@ -206,10 +208,8 @@ impl Filesystem for Share {
         if remote.breaks(inode.into(), Breaks::AtOpen) {
             return reply.error(Errno::EIO);
         }
-        match &mut remote.answered_opens {
-            Some(0) => return remote.unanswered.push(Unanswered::Open(reply)),
-            Some(left) => *left -= 1,
-            None => {}
+        if remote.hangs_opens {
+            return remote.unanswered.push(Unanswered::Open(reply));
         }
         if remote.good_opens == 0 && remote.failing_opens.0 > 0 {
             remote.failing_opens.0 -= 1;
@@ -281,7 +281,8 @@ impl Filesystem for Share {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let remote = self.answering();
+        let mut remote = self.answering();
+        remote.listings += u32::from(offset == 0);
         let names = [".", ".."]
             .into_iter()
             .chain(remote.files.keys().map(String::as_str));
@@ -548,8 +549,8 @@ fn footprint(pid: u32) -> (usize, usize) {
     )
 }
 
+/// A site with an empty share and, beside it, a local folder; uploads have little to work with.
 #[cfg(feature = "failpoints")]
-/// A site with a share of ten files and, beside it, a local folder; uploads have little to work with.
 async fn beside_a_share() -> (Site, Share, BackgroundSession, std::path::PathBuf) {
     let (mut site, folder) = Site::with_folder(platform()).await;
     let other = site.watch(
@@ -563,23 +564,32 @@ async fn beside_a_share() -> (Site, Share, BackgroundSession, std::path::PathBuf
     );
     site.tables += "[upload]\nworkers = 3\nblock_size = \"64KiB\"\nmemory = \"256KiB\"\n";
     let share = Share::default();
-    for number in 0..10 {
-        share.put(
-            &format!("{number}.ifc"),
-            &number.to_string().repeat(100_000),
-        );
-    }
     let mounted = share.mount(&folder);
     (site, share, mounted, other)
 }
 
 /// Keeps the local folder busy for many times as long as a share is waited for, and counts threads and descriptors.
 #[cfg(feature = "failpoints")]
-async fn others_continue_beside_a_share_that_hangs(hang: impl FnOnce(&Share) -> Hanging) {
+async fn others_continue_beside_a_share_that_hangs(hang: fn(&Share) -> Hanging) {
     let (site, share, mounted, other) = beside_a_share().await;
-    let hanging = hang(&share);
     // A share is waited for 3 s instead of 60, and an upload keeps its slot and buffer 250 ms instead of 5 s.
     let daemon = site.start_with(&[("ITWIN_SYNCD_SHARE_HASTE", "20")]);
+    daemon.says("watch started").await;
+    // All of its files are taken before it hangs, so that it is the uploads that wait for it.
+    let paused = site.run(&["pause", "north"]).await;
+    assert_eq!(paused.code, Some(0), "{paused:?}");
+    for number in 0..10 {
+        let content = number.to_string().repeat(100_000);
+        share.put(&format!("{number}.ifc"), &content);
+    }
+    let deadline = Instant::now() + crate::support::PATIENCE;
+    while site.status().await.len() < 10 {
+        assert!(Instant::now() < deadline, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let hanging = hang(&share);
+    let resumed = site.run(&["resume", "north"]).await;
+    assert_eq!(resumed.code, Some(0), "{resumed:?}");
     daemon.says("its share does not answer").await;
     let pid = daemon.pid();
     let mut footprints = Vec::new();
@@ -641,8 +651,32 @@ async fn reads_that_never_return_delay_no_other_folder() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and /dev/fuse: run tests/all"]
 async fn opens_that_never_return_delay_no_other_folder() {
-    // Each file is probed twice, with one open each, before it counts as complete.
-    others_continue_beside_a_share_that_hangs(|share| Hanging::opens_of(share, 20)).await;
+    others_continue_beside_a_share_that_hangs(Hanging::opens_of).await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and /dev/fuse: run tests/all"]
+async fn a_share_that_is_listed_but_opens_no_file_stays_unavailable_until_it_does() {
+    let (site, folder) = Site::with_folder(platform()).await;
+    let share = Share::default();
+    share.put("a.ifc", "content");
+    let mounted = share.mount(&folder);
+    let hanging = Hanging::opens_of(&share);
+    let daemon = site.start_with(&[("ITWIN_SYNCD_SHARE_HASTE", "20")]);
+    daemon.says("folder is unavailable").await;
+    let listings = || share.remote().listings;
+    let listed_before = listings();
+    eventually(|| listings() > listed_before + 4, || daemon.log()).await;
+    let printed = site.run(&["status"]).await.out;
+    assert!(printed.contains("the share has not answered"), "{printed}");
+    let log = daemon.log();
+    assert_eq!(log.matches("folder is unavailable").count(), 1, "{log}");
+    drop(hanging);
+    daemon.says("the share answers again").await;
+    site.synchronized(1, &daemon).await;
+    daemon.stop().await;
+    drop(mounted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
