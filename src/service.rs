@@ -208,7 +208,8 @@ pub async fn run(
             }
         };
         tokio::pin!(done);
-        let seen_by_another = shares::seen_by_another_only(ledger.clone(), until);
+        let seen_by_another =
+            shares::seen_by_another_only(ledger.clone(), tasks.upload_settings.subscribe(), until);
         tokio::pin!(seen_by_another);
         loop {
             if prepared.is_err() {

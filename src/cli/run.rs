@@ -104,7 +104,7 @@ pub(super) async fn run(arguments: &Arguments) -> u8 {
     let listed = arguments
         .json
         .then(|| (config.watches.clone(), config.state.path.clone()));
-    let ended = service::run(config, until, stop, reloads).await;
+    let ended = Box::pin(service::run(config, until, stop, reloads)).await;
     shown.cancel();
     if let Some(display) = display {
         // Without a display, a panic of it changes nothing.

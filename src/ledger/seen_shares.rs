@@ -53,22 +53,28 @@ impl Ledger {
             .await
     }
 
-    /// A host that sees a folder which this one, the active one, does not see, and all that this one sees.
-    pub async fn host_that_sees_more(&self) -> Result<Option<String>, Error> {
+    /// A host that sees a folder which this one, the active one, does not see, and all that this one sees. `unseen`: the
+    /// watches whose folder is not there on this host.
+    pub async fn host_that_sees_more(
+        &self,
+        unseen: &BTreeSet<WatchId>,
+    ) -> Result<Option<String>, Error> {
         const SQL: &str = concat!(
             "SELECT o.host FROM nodes o, now n WHERE o.until >= n.now AND NOT o.dismissed \
              AND EXISTS (SELECT 1 FROM watches w WHERE w.configured = 1 \
-             AND w.root_state = 'unavailable' AND ",
+             AND w.root_state = 'unavailable' AND w.id IN ({UNSEEN}) AND ",
             is_seen!(),
             ") AND NOT EXISTS (SELECT 1 FROM watches w WHERE w.configured = 1 \
              AND w.root_state <> 'unavailable' AND NOT ",
             is_seen!(),
             ") ORDER BY o.host LIMIT 1"
         );
-        if !self.is_shared() {
+        if !self.is_shared() || unseen.is_empty() {
             return Ok(None);
         }
-        let text = format!("WITH now AS (SELECT {SERVER_TIME} AS now) {SQL}");
+        let ids: Vec<String> = unseen.iter().map(|watch| watch.0.to_string()).collect();
+        let sql = SQL.replace("{UNSEEN}", &ids.join(", "));
+        let text = format!("WITH now AS (SELECT {SERVER_TIME} AS now) {sql}");
         self.db
             .read("look for a host that sees more", async |db| {
                 sql::query_scalar(sqlx::AssertSqlSafe(text.clone()))

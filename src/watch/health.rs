@@ -23,6 +23,8 @@ pub(super) struct Finding {
     pub(super) note: Option<String>,
     /// `note` without counts and examples: those are no change worth a line.
     kinds: Vec<String>,
+    /// It is unavailable although it can be listed: other hosts do not see more.
+    is_listed: bool,
 }
 
 impl Finding {
@@ -32,6 +34,7 @@ impl Finding {
             state: RootState::Unavailable,
             kinds: vec![note.clone()],
             note: Some(note),
+            is_listed: false,
         }
     }
 
@@ -55,6 +58,7 @@ impl Finding {
             state: RootState::Unavailable,
             note: Some(format!("{found} of {known} known files are in it; {kind}")),
             kinds: vec![kind],
+            is_listed: false,
         }
     }
 
@@ -66,9 +70,25 @@ impl Finding {
         ))
     }
 
+    /// The same of a folder that was listed, although the share has not answered for this long when a file was opened.
+    pub(super) fn without_answer_to_probes(self, waited: Duration) -> Self {
+        if self.state == RootState::Unavailable {
+            return self;
+        }
+        let unavailable = Self::unavailable(format!(
+            "the share lists the folder, but has not answered for {} s when a file was opened; new and changed files \
+             wait until it does",
+            waited.as_secs()
+        ));
+        Self {
+            is_listed: true,
+            ..unavailable
+        }
+    }
+
     /// The same on `host`, beside which other hosts are ready to take over.
     pub(super) fn with_other_hosts(mut self, host: &str) -> Self {
-        if let Some(note) = &mut self.note {
+        if let Some(note) = self.note.as_mut().filter(|_| !self.is_listed) {
             note.push_str("; another host that sees it, and all other folders that ");
             note.push_str(host);
             note.push_str(" sees, takes over by itself; to let one take over all the same, run ");
@@ -90,6 +110,7 @@ impl Finding {
             state: RootState::Polled,
             note: Some(note),
             kinds: Vec::new(),
+            is_listed: false,
         };
         if summary.remote {
             return polled("this file system reports no changes".to_owned());
@@ -125,6 +146,7 @@ impl Finding {
             state: RootState::Degraded,
             note: Some(note.join("; ")),
             kinds: kinds.chain(lasting.problems.kinds()).collect(),
+            is_listed: false,
         }
     }
 
@@ -135,12 +157,14 @@ impl Finding {
                 state: RootState::Ok,
                 note: None,
                 kinds: Vec::new(),
+                is_listed: false,
             };
         }
         Self {
             state: RootState::Degraded,
             note: Some(problems.lines(root).join("; ")),
             kinds: problems.kinds(),
+            is_listed: false,
         }
     }
 }
@@ -174,6 +198,7 @@ impl Default for Health {
             state: RootState::Ok,
             note: None,
             kinds: Vec::new(),
+            is_listed: false,
         };
         Self {
             last: ok.clone(),
@@ -308,6 +333,27 @@ mod tests {
         };
         change(&mut summary);
         summary
+    }
+
+    #[test]
+    fn a_folder_that_is_listed_but_opens_no_file_is_unavailable_and_no_host_sees_more() {
+        let root = Path::new("/srv");
+        let of = |summary: &Summary| {
+            let listed = Finding::of_scan(summary, root);
+            listed.without_answer_to_probes(Duration::from_secs(30))
+        };
+        let polled = of(&summary(|one| one.remote = true)).with_other_hosts("cad1");
+        assert_eq!(polled.state, RootState::Unavailable);
+        let note = polled.note.unwrap();
+        assert!(note.contains("not answered for 30 s"), "{note}");
+        assert!(!note.contains("cad1"), "{note}");
+        let gone = of(&summary(|one| one.root = Err(io::Error::other("gone"))));
+        assert_eq!(gone, Finding::unavailable("gone".to_owned()));
+        let note = gone.with_other_hosts("cad1").note.unwrap();
+        assert!(
+            note.contains("systemctl stop itwin-syncd` on cad1"),
+            "{note}"
+        );
     }
 
     #[test]

@@ -292,12 +292,13 @@ impl Task {
             return Ok(());
         }
         let finding = match scanned {
-            // A listing proves little while a file in it cannot be opened, and nothing is handed over meanwhile.
-            ScannedRoot::Watched if self.health.hanging && summary.root.is_ok() => {
-                Finding::no_answer(ANSWER_MAX, "")
-            }
             ScannedRoot::Watched | ScannedRoot::Proven => {
-                Finding::of_scan(&summary, &self.watch.path)
+                let listed = Finding::of_scan(&summary, &self.watch.path);
+                if self.health.hanging {
+                    listed.without_answer_to_probes(ANSWER_MAX)
+                } else {
+                    listed
+                }
             }
             ScannedRoot::EmptyReplacement => Finding::empty_replacement(),
             ScannedRoot::Other {
@@ -371,7 +372,10 @@ impl Task {
             return Ok(());
         }
         self.threads.next_check = Instant::now() + CHECK_INTERVAL;
-        self.health.hanging = true;
+        if std::mem::replace(&mut self.health.hanging, true) {
+            // A scan may have listed the folder since.
+            return Ok(());
+        }
         self.record(Finding::no_answer(ANSWER_MAX, ""), None).await
     }
 

@@ -5,6 +5,8 @@
 
 mod differences;
 mod requests;
+mod troubles;
+mod upgrade;
 mod uploads;
 mod views;
 mod windows;

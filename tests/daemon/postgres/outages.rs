@@ -198,6 +198,35 @@ async fn whatever_runs_while_the_server_is_away_ends_at_a_signal() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
+async fn a_request_that_waits_for_its_portion_delays_no_stop() {
+    let server = Server::start().await;
+    let run = Duration::from_secs(3600);
+    let (mut site, folder) = Site::with_folder(platform().run_duration(run)).await;
+    use_database(&mut site, &database(&server.url).await);
+    site.top += "shutdown_grace = \"1s\"\n";
+    write(&folder.join("a.ifc"), "a");
+    let daemon = site.start();
+    daemon.says("run requested").await;
+    // All that is left to do is to poll the run.
+    let polled = || {
+        let requests = site.emulator.requests();
+        let polls = requests.iter().filter(|one| one.path.contains("/runs/"));
+        polls.count() > 1
+    };
+    eventually(polled, || daemon.log()).await;
+    server.control(&["-m", "fast", "stop"]).await;
+    daemon.says("waiting for it").await;
+    let began = Instant::now();
+    daemon.signal("TERM");
+    let (ended, log) = daemon.ended().await;
+    assert!(ended.success(), "{log}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{log}");
+    server.start_again().await;
+    server.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
 async fn a_server_that_is_there_is_no_outage() {
     let (mut site, folder) = Site::with_folder(platform()).await;
     use_database(&mut site, &database(&shared_server()).await);

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use itwin_syncd::emulator::{Fault, Switches, UpdateBlob};
 
-use super::{ACTIVE, QUICK, QUICKER, STANDBY, all_in_imodel, assert_once, site, write_anew};
+use super::{ACTIVE, QUICK, all_in_imodel, assert_once, site, write_anew};
 use crate::postgres::{database, files, shared_server, use_database, write_all};
-use crate::support::{Daemon, Site, eventually, platform, sha256, write};
+use crate::support::{Daemon, Site, eventually, platform, sha256};
 
 pub(super) const UPLOADS: &str = "this host uploads as well";
 
@@ -62,7 +62,7 @@ async fn nodes(site: &Site, host: &str) -> Vec<serde_json::Value> {
 }
 
 /// No folder is in storage twice.
-fn assert_no_folder_twice(site: &Site) {
+pub(super) fn assert_no_folder_twice(site: &Site) {
     let state = site.emulator.state();
     let mut seen = BTreeSet::new();
     for folder in state.folders.values() {
@@ -305,56 +305,6 @@ fn start_without_share(site: &Site, folder: &Path) -> Daemon {
         folder.display()
     );
     site.start_on_under("two", &["unshare", "-rm", "sh", "-c", &script])
-}
-
-#[tokio::test]
-#[ignore = "needs PostgreSQL"]
-async fn nothing_is_lost_or_doubled_by_kills_of_any_of_three_hosts() {
-    let kills = std::env::var("HOST_KILLS").map_or(15, |kills| kills.parse().unwrap());
-    let (site, folder) = site().await;
-    slow(&site, 10);
-    let names = ["one", "two", "three"];
-    let start = |at: usize| site.start_on(names[at], &[QUICKER]);
-    let takes_part = |host: &Daemon| {
-        let log = host.log();
-        log.contains("watch started") || log.contains(STANDBY)
-    };
-    let mut hosts = [Some(start(0)), Some(start(1)), Some(start(2))];
-    let mut files = BTreeMap::new();
-    for kill in 0..kills {
-        for number in [kill * 3, kill * 3 + 1, kill * 3 + 2] {
-            let path = format!("{}/plan {number}.dgn", number % 7);
-            let content = format!("content {number}");
-            write(&folder.join(&path), &content);
-            files.insert(path, content);
-        }
-        let (seen, more) = (site.emulator.requests().len(), fastrand::usize(1..60));
-        let deadline = Instant::now() + Duration::from_secs(3);
-        while site.emulator.requests().len() < seen + more && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let victim = fastrand::usize(0..3);
-        hosts[victim].take().unwrap().kill().await;
-        if kill % 3 == 0 {
-            // The others continue what it had in hand before it is back.
-            let other = hosts[(victim + 1) % 3].as_ref().unwrap();
-            let before = other.log().matches("uploaded").count();
-            let deadline = Instant::now() + Duration::from_secs(4);
-            while other.log().matches("uploaded").count() < before + 2 && Instant::now() < deadline
-            {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-        let back = start(victim);
-        eventually(|| takes_part(&back), || back.log()).await;
-        hosts[victim] = Some(back);
-    }
-    let hosts = hosts.map(Option::unwrap);
-    all_in_imodel(&site, names[0], &hosts[0], &files).await;
-    assert_no_folder_twice(&site);
-    for host in hosts {
-        host.stop().await;
-    }
 }
 
 #[tokio::test]

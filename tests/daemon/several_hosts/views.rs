@@ -12,6 +12,7 @@ use itwin_syncd::emulator::DEFAULT_IMODEL_ID;
 use super::differences::copy;
 use super::uploads::UPLOADS;
 use super::{ACTIVE, STANDBY, site};
+use crate::fuse::{Hanging, Share};
 use crate::postgres::{files, write_all};
 use crate::support::{Daemon, PATIENCE, Site, eventually, write};
 
@@ -103,8 +104,8 @@ fn assert_quiet(daemon: &Daemon) {
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
 async fn files_that_another_host_sees_with_other_times_are_neither_read_nor_uploaded() {
-    const FILES: usize = 300;
-    let all_uploaded = format!("{FILES} uploaded only, 0 waiting, 0 in progress");
+    let count = std::env::var("VIEW_FILES").map_or(300, |files| files.parse().unwrap());
+    let all_uploaded = format!("{count} uploaded only, 0 waiting, 0 in progress");
     for (step, is_killed) in [
         (Duration::from_secs(2), false),
         (Duration::from_nanos(100), true),
@@ -112,7 +113,7 @@ async fn files_that_another_host_sees_with_other_times_are_neither_read_nor_uplo
         let (mut site, folder) = site().await;
         settle_slowly(&mut site);
         store_only(&mut site);
-        let files = files(FILES);
+        let files = files(count);
         let (one, two) = views(&site, &files, step);
         let active = start(&site, "one", &folder, &one);
         shows(&site, "one", &all_uploaded, &active).await;
@@ -127,7 +128,7 @@ async fn files_that_another_host_sees_with_other_times_are_neither_read_nor_uplo
         standby.says(ACTIVE).await;
         standby
             .says(&format!(
-                "scan finished watch=\"north\" files={FILES} changed=0 "
+                "scan finished watch=\"north\" files={count} changed=0 "
             ))
             .await;
         shows(&site, "two", &all_uploaded, &standby).await;
@@ -337,4 +338,29 @@ async fn a_host_that_alone_sees_another_folder_stays_active_and_says_how_to_let_
     write(&share.join("d.dgn"), "d");
     shows(&site, "two", "4 files synchronized", &standby).await;
     standby.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL, root and /dev/fuse"]
+async fn a_host_whose_share_opens_no_file_leaves_it_to_no_host_that_sees_as_little() {
+    let (site, folder) = site().await;
+    let share = Share::default();
+    share.put("a.dgn", "first");
+    let mounted = share.mount(&folder);
+    let hasty = [super::QUICK, ("ITWIN_SYNCD_SHARE_HASTE", "20")];
+    let active = site.start_on("one", &hasty);
+    shows(&site, "one", "1 file synchronized", &active).await;
+    let standby = site.start_on("two", &hasty);
+    standby.says(UPLOADS).await;
+    let hanging = Hanging::opens_of(&share);
+    share.put("b.dgn", "second");
+    shows(&site, "one", "the share lists the folder, but", &active).await;
+    // Twice as long as another host would have to see more.
+    tokio::time::sleep(Duration::from_secs(2 * 60 / 5)).await;
+    assert!(!standby.log().contains(ACTIVE), "{}", active.log());
+    drop(hanging);
+    shows(&site, "one", "2 files synchronized", &active).await;
+    standby.stop().await;
+    active.stop().await;
+    drop(mounted);
 }
