@@ -34,10 +34,8 @@ struct Remote {
     unseen: Option<(String, i32)>,
     /// Of this file only: opening it, or else reading it, fails with EIO.
     broken: Option<(String, Breaks)>,
-    /// Reads are not answered, though all else is.
-    hangs_reads: bool,
-    /// Opens are not answered.
-    hangs_opens: bool,
+    /// Which requests for content are not answered, though all else is.
+    hanging: Option<Hangs>,
     /// How often the folder was listed from its start.
     listings: u32,
     /// What waits for an answer.
@@ -54,6 +52,12 @@ struct Remote {
 enum Breaks {
     AtOpen,
     AtRead,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hangs {
+    Opens,
+    Reads,
 }
 
 #[derive(Debug)]
@@ -113,12 +117,12 @@ impl Hanging {
     }
 
     fn reads_of(share: &Share) -> Self {
-        share.remote().hangs_reads = true;
+        share.remote().hanging = Some(Hangs::Reads);
         Self(share.clone())
     }
 
     pub fn opens_of(share: &Share) -> Self {
-        share.remote().hangs_opens = true;
+        share.remote().hanging = Some(Hangs::Opens);
         Self(share.clone())
     }
 }
@@ -127,8 +131,7 @@ impl Drop for Hanging {
     fn drop(&mut self) {
         let mut remote = self.0.remote();
         remote.hangs = false;
-        remote.hangs_reads = false;
-        remote.hangs_opens = false;
+        remote.hanging = None;
         for reply in remote.unanswered.drain(..) {
             match reply {
                 Unanswered::Read(reply) => reply.error(Errno::EIO),
@@ -208,7 +211,7 @@ impl Filesystem for Share {
         if remote.breaks(inode.into(), Breaks::AtOpen) {
             return reply.error(Errno::EIO);
         }
-        if remote.hangs_opens {
+        if remote.hanging == Some(Hangs::Opens) {
             return remote.unanswered.push(Unanswered::Open(reply));
         }
         if remote.good_opens == 0 && remote.failing_opens.0 > 0 {
@@ -257,7 +260,7 @@ impl Filesystem for Share {
         if remote.breaks(inode.into(), Breaks::AtRead) {
             return reply.error(Errno::EIO);
         }
-        if remote.hangs_reads {
+        if remote.hanging == Some(Hangs::Reads) {
             remote.unanswered.push(Unanswered::Read(reply));
             return;
         }

@@ -297,7 +297,8 @@ async fn nobody_takes_over_because_the_database_was_away() {
 #[ignore = "needs PostgreSQL"]
 async fn nothing_is_lost_or_doubled_by_kills_of_the_active_host() {
     let kills = std::env::var("HOST_KILLS").map_or(15, |kills| kills.parse().unwrap());
-    let (site, folder) = site().await;
+    let (mut site, folder) = Site::with_folder(platform().max_source_files(10_000)).await;
+    use_database(&mut site, &database(&shared_server()).await);
     site.emulator
         .fault(Fault::on("*").latency(Duration::from_millis(10)));
     let mut files = BTreeMap::new();

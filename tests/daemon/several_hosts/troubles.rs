@@ -101,7 +101,7 @@ impl Hosts<'_> {
 async fn nothing_is_lost_or_doubled_by_troubles_of_three_hosts_and_their_database() {
     let troubles = std::env::var("HOST_KILLS").map_or(18, |kills| kills.parse().unwrap());
     let server = Server::start().await;
-    let (mut site, folder) = Site::with_folder(platform()).await;
+    let (mut site, folder) = Site::with_folder(platform().max_source_files(10_000)).await;
     use_database(&mut site, &database(&server.url).await);
     let late = Effect::Latency {
         ms: 10,

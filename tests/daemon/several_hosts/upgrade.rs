@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{ACTIVE, STANDBY, all_in_imodel, site};
-use crate::support::{Daemon, PATIENCE, Site, eventually, write};
+use super::{ACTIVE, STANDBY, all_in_imodel};
+use crate::postgres::{database, shared_server, use_database};
+use crate::support::{Daemon, PATIENCE, Site, eventually, platform, write};
 
 /// What an older program says of a ledger that a newer one has migrated.
 const NEWER: &str = "was written by a newer itwin-syncd";
@@ -47,7 +48,8 @@ async fn an_hour_of_an_older_program_beside_this_one_loses_nothing() {
         std::env::var_os("OLD_PROGRAM").is_some(),
         "OLD_PROGRAM is missing"
     );
-    let (site, folder) = site().await;
+    let (mut site, folder) = Site::with_folder(platform().max_source_files(1_000)).await;
+    use_database(&mut site, &database(&shared_server()).await);
     let mut files = BTreeMap::new();
     let mut old = start_old(&site);
     old.says("watch started").await;
