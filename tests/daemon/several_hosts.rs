@@ -55,29 +55,30 @@ fn changes(site: &Site) -> usize {
 /// Waits until a host has synchronized these files, once each.
 async fn all_in_imodel(site: &Site, host: &str, daemon: &Daemon, files: &BTreeMap<String, String>) {
     let deadline = Instant::now() + Duration::from_secs(120);
-    let done = |shown: &serde_json::Value| {
-        let shown = shown["files"].as_array().unwrap();
-        shown.len() == files.len()
-            && shown
-                .iter()
-                .all(|file| file["result"] == "synchronized" && file["state"] == "done")
-    };
-    loop {
-        let printed = site.run_on(host, &["status", "--json", "--all"]).await;
-        let shown: serde_json::Value =
-            serde_json::from_str(&printed.out).unwrap_or_else(|_| panic!("{printed:?}"));
-        if done(&shown) {
-            break;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{}\n{}",
-            printed.out,
-            daemon.log()
-        );
+    while let Err(shown) = shows_all_synchronized(site, host, files).await {
+        assert!(Instant::now() < deadline, "{shown}\n{}", daemon.log());
         daemon.logs_more().await;
     }
     assert_once(site, files);
+}
+
+/// Whether a host shows these files, and that all are synchronized; otherwise what it shows.
+async fn shows_all_synchronized(
+    site: &Site,
+    host: &str,
+    files: &BTreeMap<String, String>,
+) -> Result<(), String> {
+    let printed = site.run_on(host, &["status", "--json", "--all"]).await;
+    let shown: serde_json::Value =
+        serde_json::from_str(&printed.out).unwrap_or_else(|_| panic!("{printed:?}"));
+    let shown = shown["files"].as_array().unwrap();
+    let is_done =
+        |file: &serde_json::Value| file["result"] == "synchronized" && file["state"] == "done";
+    if shown.len() == files.len() && shown.iter().all(is_done) {
+        Ok(())
+    } else {
+        Err(printed.out)
+    }
 }
 
 /// Nothing is lost, and nothing was done twice.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use itwin_syncd::emulator::{Effect, Fault};
 
 use super::uploads::{assert_no_folder_twice, uploads};
-use super::{QUICKER, STANDBY, all_in_imodel};
+use super::{QUICKER, STANDBY, assert_once, shows_all_synchronized};
 use crate::postgres::{Server, database, use_database};
-use crate::support::{Daemon, Site, eventually, platform, write};
+use crate::support::{Daemon, PATIENCE, Site, eventually, platform, write};
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
@@ -67,9 +67,11 @@ impl Hosts<'_> {
     async fn start_ended(&mut self) {
         for at in 0..NAMES.len() {
             if self.daemons[at].ends_within(Duration::ZERO).await {
-                let log = self.daemons[at].log();
+                let again = self.start(at).await;
+                let (_, log) = std::mem::replace(&mut self.daemons[at], again)
+                    .ended()
+                    .await;
                 assert!(log.contains("another host has taken over"), "{log}");
-                self.daemons[at] = self.start(at).await;
             }
         }
     }
@@ -99,7 +101,7 @@ impl Hosts<'_> {
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
 async fn nothing_is_lost_or_doubled_by_troubles_of_three_hosts_and_their_database() {
-    let troubles = std::env::var("HOST_KILLS").map_or(18, |kills| kills.parse().unwrap());
+    let troubles: usize = std::env::var("HOST_KILLS").map_or(18, |kills| kills.parse().unwrap());
     let server = Server::start().await;
     let (mut site, folder) = Site::with_folder(platform().max_source_files(10_000)).await;
     use_database(&mut site, &database(&server.url).await);
@@ -138,7 +140,18 @@ async fn nothing_is_lost_or_doubled_by_troubles_of_three_hosts_and_their_databas
         }
         hosts.start_ended().await;
     }
-    all_in_imodel(&site, NAMES[0], &hosts.daemons[0], &files).await;
+    let deadline = Instant::now() + PATIENCE + Duration::from_secs(troubles as u64);
+    while let Err(shown) = shows_all_synchronized(&site, NAMES[0], &files).await {
+        let logs: Vec<String> = hosts.daemons.iter().map(Daemon::log).collect();
+        assert!(
+            Instant::now() < deadline,
+            "{shown}\n{}",
+            logs.join("\n---\n")
+        );
+        hosts.daemons[0].logs_more().await;
+        hosts.start_ended().await;
+    }
+    assert_once(&site, &files);
     assert_no_folder_twice(&site);
     for daemon in hosts.daemons {
         daemon.stop().await;
