@@ -53,8 +53,8 @@ impl Ledger {
             .await
     }
 
-    /// A host that sees a folder which this one, the active one, does not see, and all that this one sees. `unseen`: the
-    /// watches whose folder is not there on this host.
+    /// A host that sees a folder which this one, the active one, does not see, and all that this one sees. `unseen`:
+    /// the watches whose folder is not there on this host.
     pub async fn host_that_sees_more(
         &self,
         unseen: &BTreeSet<WatchId>,

@@ -78,8 +78,8 @@ pub(super) async fn record_seen(
 
 /// Returns when another host has seen more than this one, the active one, for long enough.
 ///
-/// What counts here is the same look that other hosts take. A folder that is listed, but unavailable for another reason,
-/// would be so there as well, and the hosts would take over from each other without end.
+/// What counts here is the same look that other hosts take. A folder that is listed, but unavailable for another
+/// reason, would be so there as well, and the hosts would take over from each other without end.
 pub(super) async fn seen_by_another_only(
     ledger: Ledger,
     settings: watch::Receiver<upload::Settings>,
