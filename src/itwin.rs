@@ -73,8 +73,8 @@ pub use signed_out::SignedOut;
 pub use storage::{File, UploadLinks};
 pub use storage_folders::Folder;
 pub use synchronization::{
-    ActiveRun, Authentication, Connection, NewConnection, Run, RunAnswer, RunError, RunJob,
-    RunTask, SettingsScope, SourceFile, Takeover, TaskError,
+    ActiveRun, Authentication, Connection, ListedRun, NewConnection, Run, RunAnswer, RunError,
+    RunJob, RunTask, SettingsScope, SourceFile, Takeover, TaskError,
 };
 pub(crate) use urls::is_loopback;
 pub use user::{Authorization, AuthorizationNote};

@@ -112,7 +112,12 @@ impl Api {
             .header(header::ACCEPT, call.accept)
             .header("x-correlation-id", uuid::Uuid::new_v4().to_string());
         if !is_change {
-            request = request.header("prefer", "return=representation");
+            let prefer = if call.minimal {
+                "return=minimal"
+            } else {
+                "return=representation"
+            };
+            request = request.header("prefer", prefer);
         } else if let Some(timeout) = self.change_timeout {
             request = request.timeout(timeout);
         }

@@ -27,6 +27,8 @@ pub(super) struct Call {
     /// Whether the `Location` of a redirect is the result of the call.
     pub(super) redirects: Redirects,
     pub(super) limit: Limit,
+    /// Whether items of a list come with a few of their fields only.
+    pub(super) minimal: bool,
     /// The role that the call requires, for the hint of a 403.
     pub(super) permission: &'static str,
 }
@@ -49,6 +51,7 @@ impl Call {
             repeat: Repeat::Safe,
             redirects: Redirects::Unexpected,
             limit: Limit::Answer,
+            minimal: false,
             permission,
         }
     }

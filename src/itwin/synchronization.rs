@@ -19,8 +19,8 @@ use crate::ids::{ImodelId, StorageFileId};
 
 pub use configurations::SettingsScope;
 pub use types::{
-    ActiveRun, Authentication, Connection, NewConnection, Run, RunAnswer, RunError, RunJob,
-    RunTask, SourceFile, Takeover, TaskError,
+    ActiveRun, Authentication, Connection, ListedRun, NewConnection, Run, RunAnswer, RunError,
+    RunJob, RunTask, SourceFile, Takeover, TaskError,
 };
 use types::{Claim, claim};
 
@@ -246,20 +246,32 @@ impl Client {
         }
     }
 
-    /// The runs of a connection, in no particular order.
+    /// All runs of a connection, in no particular order: ids and states. What else a list could have of each run are
+    /// hundreds of tasks, so that the list of some months would be too large.
     ///
     /// # Errors
     /// The connection does not exist, is not accessible, or the host is not reachable.
     ///
     /// Source: developer.bentley.com/apis/synchronization/operations/get-storage-connection-runs/
-    pub async fn runs(&self, connection_id: &str) -> Result<Vec<Run>, Error> {
+    pub async fn runs(&self, connection_id: &str) -> Result<Vec<ListedRun>, Error> {
+        let call = Call {
+            minimal: true,
+            ..self.list_runs(connection_id)
+        };
+        self.api.list(call, "runs").await
+    }
+
+    /// The same with their times.
+    ///
+    /// # Errors
+    /// As [`Self::runs`]; and there are too many, with their tasks, for one page or the list.
+    pub async fn runs_with_times(&self, connection_id: &str) -> Result<Vec<ListedRun>, Error> {
+        self.api.list(self.list_runs(connection_id), "runs").await
+    }
+
+    fn list_runs(&self, connection_id: &str) -> Call {
         let url = self.connections_url(&[connection_id, "runs"]);
-        self.api
-            .list(
-                Call::repeatable("list runs", Method::GET, url, ROLE),
-                "runs",
-            )
-            .await
+        Call::repeatable("list runs", Method::GET, url, ROLE)
     }
 
     /// The current state of a run.

@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::{SyncError, Synchronizer};
 use crate::connector_type::ConnectorType;
 use crate::failpoint::failpoint;
-use crate::itwin::{self, Run, RunAnswer};
+use crate::itwin::{self, ListedRun, Run, RunAnswer};
 use crate::ledger::{
     self, Again, ConnectionFile, ConnectionRecord, FileId, OpenRun, Outcome, RunReport, Verdict,
 };
@@ -29,6 +29,9 @@ const CONTENDED: Duration = Duration::from_secs(5);
 
 /// How many other runs of a connection are searched for what they processed.
 const OTHER_RUNS: usize = 5;
+
+/// Runs that the ledger does not know, and of which the start is read to find one that was requested.
+const UNKNOWN_RUNS: usize = 20;
 
 /// Whether a run was requested.
 #[derive(Debug)]
@@ -149,20 +152,30 @@ impl Synchronizer {
         connection: &str,
         open: &OpenRun,
     ) -> Result<Option<String>, SyncError> {
-        let runs = self.client.runs(connection).await?;
+        let mut runs = self.client.runs(connection).await?;
         let requested = open.requested_there.unwrap_or(open.requested_at);
         let earliest = requested.saturating_sub(CLOCKS_AGREE).unwrap_or(requested);
-        let mut candidates: Vec<&Run> = runs
-            .iter()
-            .filter(|run| run.started.is_some_and(|started| started >= earliest))
-            .collect();
-        candidates.sort_by_key(|run| run.started);
-        for run in candidates {
-            if !self.ledger.knows_run(&run.id).await? {
-                return Ok(Some(run.id.clone()));
+        // If it is not among those that are read, another request does no harm.
+        runs.sort_by_key(ListedRun::is_final);
+        let mut candidates = Vec::new();
+        for listed in runs {
+            if candidates.len() == UNKNOWN_RUNS {
+                break;
+            }
+            if self.ledger.knows_run(&listed.id).await? {
+                continue;
+            }
+            match self.client.run_state(connection, &listed.id).await {
+                Ok(run) => candidates.push(run),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        Ok(None)
+        let started = candidates
+            .into_iter()
+            .filter(|run| run.started.is_some_and(|started| started >= earliest));
+        let first = started.min_by_key(|run| run.started);
+        Ok(first.map(|run| run.id))
     }
 
     async fn poll(
@@ -350,18 +363,18 @@ impl Synchronizer {
         if silent.is_empty() {
             return Ok(HashSet::new());
         }
-        let mut others = self.client.runs(connection).await?;
+        let mut others = match self.client.runs_with_times(connection).await {
+            Ok(others) => others,
+            // Their next run says what became of them.
+            Err(error) if error.is_too_large() => return Ok(HashSet::new()),
+            Err(error) => return Err(error.into()),
+        };
         others.retain(|other| other.id != run.id && other.is_final());
         others.sort_by_key(|other| std::cmp::Reverse(other.started));
         others.truncate(OTHER_RUNS);
         let mut processed = HashSet::new();
         for other in others {
-            // Lists may leave the tasks out.
-            let other = if other.jobs.is_empty() {
-                self.client.run_state(connection, &other.id).await?
-            } else {
-                other
-            };
+            let other = self.client.run_state(connection, &other.id).await?;
             processed.extend(
                 silent
                     .iter()

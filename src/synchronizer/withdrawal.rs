@@ -218,12 +218,16 @@ impl Synchronizer {
     async fn has_active_run(&self) -> Result<bool, itwin::Error> {
         let now = self.client.platform_time();
         for connection in self.client.connections(&self.imodel_id).await? {
-            let runs = self.client.runs(&connection.id).await?;
-            if runs
-                .iter()
-                .any(|run| is_active(run, now, self.sync.run_deadline))
-            {
-                return Ok(true);
+            for listed in self.client.runs(&connection.id).await? {
+                if listed.is_final() {
+                    continue;
+                }
+                match self.client.run_state(&connection.id, &listed.id).await {
+                    Ok(run) if is_active(&run, now, self.sync.run_deadline) => return Ok(true),
+                    Ok(_) => {}
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(false)

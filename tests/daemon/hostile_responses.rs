@@ -254,6 +254,49 @@ async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
 
 /// A run has a task for each file, and a task may have a long message.
 #[tokio::test]
+async fn the_runs_of_years_are_listed_although_each_had_hundreds_of_tasks() {
+    const RUNS: usize = 3_000;
+    let listed = |number: usize, minimal: bool| {
+        let mut run =
+            json!({ "id": format!("run-{number}"), "state": "Completed", "result": "Success" });
+        if !minimal {
+            let task =
+                json!({ "storageFileId": "file", "state": "Completed", "result": "Success" });
+            run["jobs"] = json!([{ "tasks": vec![task; 250] }]);
+        }
+        run
+    };
+    let token = good_answers().swap_remove(0);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = vec![0; 16 * 1024];
+            let read = socket.read(&mut request).await.unwrap();
+            let request = String::from_utf8_lossy(&request[..read]).to_lowercase();
+            let body = match request.split_once("skip=") {
+                Some((_, skip)) => {
+                    let digits: String = skip.chars().take_while(char::is_ascii_digit).collect();
+                    let from: usize = digits.parse().unwrap();
+                    let minimal = request.contains("return=minimal");
+                    let page = (from..RUNS.min(from + 100)).map(|number| listed(number, minimal));
+                    json!({ "runs": page.collect::<Vec<_>>(), "_links": { "next": { "href": "https://next.example" } } })
+                }
+                None => token.clone(),
+            };
+            let body = body.to_string();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            socket.write_all((head + &body).as_bytes()).await.unwrap();
+        }
+    });
+    let runs = client_of(&base).runs("c").await.unwrap();
+    assert_eq!(runs.len(), RUNS);
+}
+
+#[tokio::test]
 async fn a_run_with_thousands_of_tasks_is_read_to_the_last() {
     let tasks: Vec<_> = (0..5_000)
         .map(|number| {

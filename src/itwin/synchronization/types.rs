@@ -176,8 +176,34 @@ impl Run {
     /// Whether it has ended. False for an unknown state.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        self.state.eq_ignore_ascii_case("Completed")
+        is_final(&self.state)
     }
+}
+
+/// A run as a list names it: without its tasks, of which it may have hundreds, in each of the runs of years.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ListedRun {
+    /// Opaque.
+    #[serde(deserialize_with = "id")]
+    pub id: String,
+    /// Start, by the platform's clock; None in a list of [`Client::runs`](crate::itwin::Client::runs).
+    #[serde(rename = "startDateTime", default, deserialize_with = "time")]
+    pub started: Option<Timestamp>,
+    /// The platform's state; see [`ListedRun::is_final`].
+    #[serde(default, deserialize_with = "text")]
+    pub state: String,
+}
+
+impl ListedRun {
+    /// Whether it has ended. False for an unknown state.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        is_final(&self.state)
+    }
+}
+
+fn is_final(state: &str) -> bool {
+    state.eq_ignore_ascii_case("Completed")
 }
 
 /// The error of a run as a whole.
@@ -323,15 +349,13 @@ impl Item for SourceFile {
     }
 }
 
-impl Item for Run {
+impl Item for ListedRun {
     fn id(&self) -> &str {
         &self.id
     }
 
     fn weight(&self) -> usize {
-        let tasks = self.jobs.iter().map(|job| job.tasks.len()).sum::<usize>();
-        // The sanitized texts are not longer than this.
-        self.id.len() + self.jobs.len() * 256 + tasks * 1024
+        self.id.len() + self.state.len()
     }
 }
 
