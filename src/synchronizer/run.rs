@@ -30,7 +30,7 @@ const CONTENDED: Duration = Duration::from_secs(5);
 /// How many other runs of a connection are searched for what they processed.
 const OTHER_RUNS: usize = 5;
 
-/// Runs that the ledger does not know, and of which the start is read to find one that was requested.
+/// How many runs that the ledger does not know are read to find one that was requested.
 const UNKNOWN_RUNS: usize = 20;
 
 /// Whether a run was requested.
@@ -158,13 +158,15 @@ impl Synchronizer {
         // If it is not among those that are read, another request does no harm.
         runs.sort_by_key(ListedRun::is_final);
         let mut candidates = Vec::new();
+        let mut unread = UNKNOWN_RUNS;
         for listed in runs {
-            if candidates.len() == UNKNOWN_RUNS {
+            if unread == 0 {
                 break;
             }
             if self.ledger.knows_run(&listed.id).await? {
                 continue;
             }
+            unread -= 1;
             match self.client.run_state(connection, &listed.id).await {
                 Ok(run) => candidates.push(run),
                 Err(error) if error.is_not_found() => {}

@@ -41,6 +41,9 @@ pub(super) enum Withdrawals {
     Wait,
 }
 
+/// With more runs of a connection that are not over, one of them counts as active without being read.
+const UNFINISHED_RUNS: usize = 20;
+
 impl Synchronizer {
     /// Withdraws and restores what is due. Returns the pause before the next look; zero when something was done.
     pub(super) async fn withdraw(
@@ -218,10 +221,12 @@ impl Synchronizer {
     async fn has_active_run(&self) -> Result<bool, itwin::Error> {
         let now = self.client.platform_time();
         for connection in self.client.connections(&self.imodel_id).await? {
-            for listed in self.client.runs(&connection.id).await? {
-                if listed.is_final() {
-                    continue;
-                }
+            let mut runs = self.client.runs(&connection.id).await?;
+            runs.retain(|run| !run.is_final());
+            if runs.len() > UNFINISHED_RUNS {
+                return Ok(true);
+            }
+            for listed in runs {
                 match self.client.run_state(&connection.id, &listed.id).await {
                     Ok(run) if is_active(&run, now, self.sync.run_deadline) => return Ok(true),
                     Ok(_) => {}
