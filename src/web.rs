@@ -9,6 +9,7 @@
 
 mod answer;
 mod api;
+mod body;
 mod connections;
 mod daily;
 mod events;
@@ -23,7 +24,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -54,9 +55,6 @@ const BIND_PAUSE: Duration = Duration::from_secs(1);
 
 const BIND_HINT: &str =
     "stop the program that uses the address, or set another one in web.listen and restart";
-
-/// Longest request body in bytes: a retry of some ten thousand files.
-const BODY_MAX: usize = 256 * 1024;
 
 /// What the page depends on.
 #[derive(Debug)]
@@ -231,7 +229,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| std::future::ready("ok\n")))
         .route("/readyz", get(ready))
-        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn(body::read))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guarded))
         .with_state(shared)
 }

@@ -247,12 +247,6 @@ impl Error {
         }
     }
 
-    /// Whether a response was larger than this client accepts.
-    #[must_use]
-    pub fn is_too_large(&self) -> bool {
-        matches!(self.kind, Kind::TooLarge { .. })
-    }
-
     /// Whether the requested object does not exist. The platform's 404 has a code; one without a code comes from
     /// a proxy, and one for an unknown URL says nothing about the object.
     #[must_use]

@@ -254,24 +254,12 @@ impl Client {
     ///
     /// Source: developer.bentley.com/apis/synchronization/operations/get-storage-connection-runs/
     pub async fn runs(&self, connection_id: &str) -> Result<Vec<ListedRun>, Error> {
+        let url = self.connections_url(&[connection_id, "runs"]);
         let call = Call {
             minimal: true,
-            ..self.list_runs(connection_id)
+            ..Call::repeatable("list runs", Method::GET, url, ROLE)
         };
         self.api.list(call, "runs").await
-    }
-
-    /// The same with their times.
-    ///
-    /// # Errors
-    /// As [`Self::runs`]; and there are too many, with their tasks, for one page or the list.
-    pub async fn runs_with_times(&self, connection_id: &str) -> Result<Vec<ListedRun>, Error> {
-        self.api.list(self.list_runs(connection_id), "runs").await
-    }
-
-    fn list_runs(&self, connection_id: &str) -> Call {
-        let url = self.connections_url(&[connection_id, "runs"]);
-        Call::repeatable("list runs", Method::GET, url, ROLE)
     }
 
     /// The current state of a run.

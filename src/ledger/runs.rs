@@ -1,4 +1,6 @@
 //! Runs: the intent to request one, and its state until it ends.
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 
 use super::history::{Step, note};
@@ -109,18 +111,20 @@ impl Ledger {
             .await
     }
 
-    /// Whether a run with this id of the platform is in the ledger already.
-    pub async fn knows_run(&self, platform_id: &str) -> Result<bool, Error> {
-        let known: bool = self
+    /// The platform's ids of the connection's runs that are in the ledger.
+    pub async fn known_runs(&self, connection: ConnectionId) -> Result<HashSet<String>, Error> {
+        let known: Vec<String> = self
             .db
-            .read("look up a run", async |db| {
-                sql::query_scalar("SELECT EXISTS (SELECT 1 FROM runs WHERE platform_id = $1)")
-                    .bind(platform_id)
-                    .fetch_one(db)
-                    .await
+            .read("read the runs of a connection", async |db| {
+                sql::query_scalar(
+                    "SELECT platform_id FROM runs WHERE connection_id = $1 AND platform_id IS NOT NULL",
+                )
+                .bind(connection)
+                .fetch_all(db)
+                .await
             })
             .await?;
-        Ok(known)
+        Ok(known.into_iter().collect())
     }
 
     /// The oldest run of an iModel that is not over.

@@ -27,10 +27,8 @@ const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(2);
 /// After several run requests at the same moment, all but one wait about this long.
 const CONTENDED: Duration = Duration::from_secs(5);
 
-/// How many other runs of a connection are searched for what they processed.
-const OTHER_RUNS: usize = 5;
-
-/// How many runs that the ledger does not know are read to find one that was requested.
+/// How many runs that the ledger does not have are read, each with its tasks, to find one that was requested, or what
+/// they processed.
 const UNKNOWN_RUNS: usize = 20;
 
 /// Whether a run was requested.
@@ -152,32 +150,33 @@ impl Synchronizer {
         connection: &str,
         open: &OpenRun,
     ) -> Result<Option<String>, SyncError> {
-        let mut runs = self.client.runs(connection).await?;
         let requested = open.requested_there.unwrap_or(open.requested_at);
         let earliest = requested.saturating_sub(CLOCKS_AGREE).unwrap_or(requested);
         // If it is not among those that are read, another request does no harm.
-        runs.sort_by_key(ListedRun::is_final);
-        let mut candidates = Vec::new();
-        let mut unread = UNKNOWN_RUNS;
-        for listed in runs {
-            if unread == 0 {
-                break;
-            }
-            if self.ledger.knows_run(&listed.id).await? {
-                continue;
-            }
-            unread -= 1;
-            match self.client.run_state(connection, &listed.id).await {
-                Ok(run) => candidates.push(run),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let started = candidates
+        let unknown = self.unknown_runs(connection, open).await?;
+        let started = unknown
             .into_iter()
             .filter(|run| run.started.is_some_and(|started| started >= earliest));
         let first = started.min_by_key(|run| run.started);
         Ok(first.map(|run| run.id))
+    }
+
+    /// Runs of the connection that the ledger does not have, at most [`UNKNOWN_RUNS`], first those that have not ended.
+    async fn unknown_runs(&self, connection: &str, open: &OpenRun) -> Result<Vec<Run>, SyncError> {
+        let known = self.ledger.known_runs(open.connection).await?;
+        let mut listed = self.client.runs(connection).await?;
+        listed.retain(|run| !known.contains(&run.id));
+        listed.sort_by_key(ListedRun::is_final);
+        listed.truncate(UNKNOWN_RUNS);
+        let mut unknown = Vec::new();
+        for run in listed {
+            match self.client.run_state(connection, &run.id).await {
+                Ok(run) => unknown.push(run),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(unknown)
     }
 
     async fn poll(
@@ -296,7 +295,7 @@ impl Synchronizer {
             Err(error) => return Err(error.into()),
         };
         let processed_elsewhere = self
-            .processed_elsewhere(connection, run, &files, &in_run)
+            .processed_elsewhere(connection, open, run, &files, &in_run)
             .await?;
         let evidence = Evidence {
             generation: open.generation,
@@ -353,6 +352,7 @@ impl Synchronizer {
     async fn processed_elsewhere(
         &self,
         connection: &str,
+        open: &OpenRun,
         run: &Run,
         files: &[ConnectionFile],
         in_run: &HashSet<FileId>,
@@ -365,23 +365,14 @@ impl Synchronizer {
         if silent.is_empty() {
             return Ok(HashSet::new());
         }
-        let mut others = match self.client.runs_with_times(connection).await {
-            Ok(others) => others,
-            // Their next run says what became of them.
-            Err(error) if error.is_too_large() => return Ok(HashSet::new()),
-            Err(error) => return Err(error.into()),
-        };
-        others.retain(|other| other.id != run.id && other.is_final());
-        others.sort_by_key(|other| std::cmp::Reverse(other.started));
-        others.truncate(OTHER_RUNS);
         let mut processed = HashSet::new();
-        for other in others {
-            let other = self.client.run_state(connection, &other.id).await?;
+        let unknown = self.unknown_runs(connection, open).await?;
+        for other in unknown.iter().filter(|other| other.is_final()) {
             processed.extend(
                 silent
                     .iter()
-                    .filter(|file| began_after_upload(&other, file))
-                    .filter(|file| outcome::succeeded(&other, file))
+                    .filter(|file| began_after_upload(other, file))
+                    .filter(|file| outcome::succeeded(other, file))
                     .map(|file| file.file),
             );
         }

@@ -78,10 +78,6 @@ impl From<JsonRejection> for Problem {
                 "the body is not declared as JSON",
                 "send the header Content-Type: application/json",
             ),
-            StatusCode::PAYLOAD_TOO_LARGE => (
-                "the body is larger than 256 KiB",
-                "send several requests with fewer files each, or retry a group",
-            ),
             StatusCode::BAD_REQUEST => ("the body is not JSON", "correct its syntax"),
             _ => (
                 "the body has an unknown field, or a value of the wrong type",

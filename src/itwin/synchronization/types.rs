@@ -186,9 +186,6 @@ pub struct ListedRun {
     /// Opaque.
     #[serde(deserialize_with = "id")]
     pub id: String,
-    /// Start, by the platform's clock; None in a list of [`Client::runs`](crate::itwin::Client::runs).
-    #[serde(rename = "startDateTime", default, deserialize_with = "time")]
-    pub started: Option<Timestamp>,
     /// The platform's state; see [`ListedRun::is_final`].
     #[serde(default, deserialize_with = "text")]
     pub state: String,
