@@ -9,6 +9,7 @@
 //! Transactions that write follow each other, in either engine: none sees what another changes meanwhile. One that
 //! returned survives a kill of the process; one that was written durably survives a power cut as well.
 
+mod attempts;
 pub(super) mod content;
 mod migrations;
 mod postgres;
@@ -25,6 +26,7 @@ use super::Error;
 use crate::lease::Lease;
 use crate::ledger_location::Server;
 use crate::state_directory::StateDirectory;
+use attempts::Attempts;
 pub use postgres::{ActiveHost, LedgerOutage};
 pub(super) use postgres::{SERVER_TIME, SharedRequests, Turn};
 use sql::{Executor, On};
@@ -256,26 +258,15 @@ impl Database {
     ) -> Result<T, Error> {
         let mut attempts = Attempts::of(self, action);
         loop {
-            let error = match self.begin().await {
-                Ok(mut tx) => match attempts.limit(work.clone()(&mut tx)).await {
-                    Ok(value) => match tx.commit().await {
-                        Committed::Yes => return Ok(attempts.done(value)),
-                        Committed::No(error) => error,
-                        Committed::Unknown(commit) => {
-                            if attempts.was_committed(commit).await? {
-                                return Ok(attempts.done(value));
-                            }
-                            continue;
-                        }
-                    },
-                    Err(error) => {
-                        tx.roll_back().await;
-                        error
+            let mut tx = Box::pin(attempts.begin()).await?;
+            match attempts.limit(work.clone()(&mut tx)).await {
+                Ok(value) => {
+                    if Box::pin(attempts.commit(tx)).await? {
+                        return Ok(value);
                     }
-                },
-                Err(error) => error,
-            };
-            attempts.wait_after(error).await?;
+                }
+                Err(error) => Box::pin(attempts.roll_back(tx, error)).await?,
+            }
         }
     }
 
@@ -307,18 +298,16 @@ impl Database {
     ) -> Result<T, Error> {
         let mut attempts = Attempts::of(self, action);
         loop {
-            let read = async {
-                let mut connection = match self {
-                    Self::Sqlite(database) => Connection::Sqlite(database.reader().await?),
-                    Self::Postgres(database) => {
-                        Connection::Postgres(Box::pin(database.reader()).await?)
-                    }
-                };
-                attempts.limit(work.clone()(&mut connection)).await
-            };
-            match read.await {
-                Ok(value) => return Ok(attempts.done(value)),
-                Err(error) => attempts.wait_after(error).await?,
+            let mut connection = Box::pin(attempts.reader()).await?;
+            match attempts.limit(work.clone()(&mut connection)).await {
+                Ok(value) => {
+                    attempts.done();
+                    return Ok(value);
+                }
+                Err(error) => {
+                    drop(connection);
+                    Box::pin(attempts.wait_after(error)).await?;
+                }
             }
         }
     }
@@ -331,20 +320,14 @@ impl Database {
     ) -> Result<T, Error> {
         let mut attempts = Attempts::of(self, action);
         loop {
-            let read = async {
-                let mut tx = match self {
-                    Self::Sqlite(database) => Tx::Sqlite(database.begin_reading().await?),
-                    Self::Postgres(database) => {
-                        Tx::Postgres(Box::pin(database.begin_reading()).await?)
-                    }
-                };
-                let read = attempts.limit(work.clone()(&mut tx)).await;
-                tx.roll_back().await;
-                read
-            };
-            match read.await {
-                Ok(value) => return Ok(attempts.done(value)),
-                Err(error) => attempts.wait_after(error).await?,
+            let mut tx = Box::pin(attempts.begin_reading()).await?;
+            match attempts.limit(work.clone()(&mut tx)).await {
+                Ok(value) => {
+                    Box::pin(tx.roll_back()).await;
+                    attempts.done();
+                    return Ok(value);
+                }
+                Err(error) => Box::pin(attempts.roll_back(tx, error)).await?,
             }
         }
     }
@@ -400,6 +383,20 @@ impl Database {
         })
     }
 
+    async fn begin_reading(&self) -> Result<Tx, sqlx::Error> {
+        Ok(match self {
+            Self::Sqlite(database) => Tx::Sqlite(database.begin_reading().await?),
+            Self::Postgres(database) => Tx::Postgres(Box::pin(database.begin_reading()).await?),
+        })
+    }
+
+    async fn reader(&self) -> Result<Connection, sqlx::Error> {
+        Ok(match self {
+            Self::Sqlite(database) => Connection::Sqlite(database.reader().await?),
+            Self::Postgres(database) => Connection::Postgres(Box::pin(database.reader()).await?),
+        })
+    }
+
     /// Returns once the database accepts changes, and changes nothing.
     pub(super) async fn check_writable(&self, action: &'static str) -> Result<(), Error> {
         match self {
@@ -442,70 +439,6 @@ impl Tx {
             Self::Sqlite(tx) => tx.rollback().await,
             Self::Postgres(tx) => Box::pin(tx.roll_back()).await,
         }
-    }
-}
-
-/// Attempts of one action: on SQLite there is one.
-struct Attempts<'d> {
-    action: &'static str,
-    outage: Option<postgres::Outage<'d>>,
-}
-
-impl<'d> Attempts<'d> {
-    fn of(database: &'d Database, action: &'static str) -> Self {
-        let outage = match database {
-            Database::Sqlite(_) => None,
-            Database::Postgres(database) => Some(postgres::Outage::new(database, action)),
-        };
-        Self { action, outage }
-    }
-
-    /// What the statements of one attempt return.
-    fn limit<T>(
-        &self,
-        statements: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> impl Future<Output = Result<T, sqlx::Error>> {
-        let is_remote = self.outage.is_some();
-        // Otherwise each caller's future holds them several times.
-        let statements = Box::pin(statements);
-        async move {
-            if is_remote {
-                postgres::limit(statements).await
-            } else {
-                statements.await
-            }
-        }
-    }
-
-    /// Returns when the action may be repeated.
-    ///
-    /// # Errors
-    /// It would fail again.
-    async fn wait_after(&mut self, error: sqlx::Error) -> Result<(), Error> {
-        match &mut self.outage {
-            Some(outage) => Box::pin(outage.wait_after(error)).await,
-            None => Err(sqlite::classify(self.action, error)),
-        }
-    }
-
-    /// Whether a transaction was committed, after the answer to that was lost.
-    ///
-    /// # Errors
-    /// As [`Self::wait_after`].
-    async fn was_committed(&mut self, commit: postgres::Unanswered) -> Result<bool, Error> {
-        match &mut self.outage {
-            Some(outage) => Box::pin(outage.was_committed(commit)).await,
-            // Only a server can lose an answer.
-            None => Ok(false),
-        }
-    }
-
-    /// The value of the last attempt.
-    fn done<T>(self, value: T) -> T {
-        if let Some(mut outage) = self.outage {
-            outage.over();
-        }
-        value
     }
 }
 

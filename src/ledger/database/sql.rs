@@ -227,6 +227,26 @@ pub(in crate::ledger) struct QueryAs<'q, T> {
 #[must_use = "a query does nothing until it is executed"]
 pub(in crate::ledger) struct QueryScalar<'q, T>(QueryAs<'q, (T,)>);
 
+/// Rows as an engine returns them. What does not depend on their type is done with these, and compiled once.
+enum Rows {
+    Sqlite(Vec<SqliteRow>),
+    Postgres(Vec<PgRow>),
+}
+
+/// The same for one.
+enum OneRow {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+fn decode<R: sqlx::Row, T: for<'r> FromRow<'r, R>>(rows: &[R]) -> Result<Vec<T>, Error> {
+    let mut decoded = Vec::with_capacity(rows.len());
+    for row in rows {
+        decoded.push(T::from_row(row)?);
+    }
+    Ok(decoded)
+}
+
 impl<'q> Query<'q> {
     /// The value of the next `$n`.
     pub(in crate::ledger) fn bind(mut self, value: impl Argument<'q>) -> Self {
@@ -242,7 +262,11 @@ impl<'q> Query<'q> {
 
     /// Runs it; returns the number of rows that it changed.
     pub(in crate::ledger) async fn execute(self, on: &mut impl Executor) -> Result<u64, Error> {
-        match on.on() {
+        Box::pin(self.changed(on.on())).await
+    }
+
+    async fn changed(self, on: On<'_>) -> Result<u64, Error> {
+        match on {
             On::Sqlite(connection) => {
                 let arguments = self.for_sqlite()?;
                 let done = sqlx::query_with(self.sql, arguments).execute(connection);
@@ -252,6 +276,36 @@ impl<'q> Query<'q> {
                 let arguments = self.for_postgres()?;
                 let done = sqlx::query_with(self.sql, arguments).execute(connection);
                 Ok(done.await?.rows_affected())
+            }
+        }
+    }
+
+    async fn rows(self, on: On<'_>) -> Result<Rows, Error> {
+        match on {
+            On::Sqlite(connection) => {
+                let arguments = self.for_sqlite()?;
+                let rows = sqlx::query_with(self.sql, arguments).fetch_all(connection);
+                Ok(Rows::Sqlite(rows.await?))
+            }
+            On::Postgres(connection) => {
+                let arguments = self.for_postgres()?;
+                let rows = sqlx::query_with(self.sql, arguments).fetch_all(connection);
+                Ok(Rows::Postgres(rows.await?))
+            }
+        }
+    }
+
+    async fn first_row(self, on: On<'_>) -> Result<Option<OneRow>, Error> {
+        match on {
+            On::Sqlite(connection) => {
+                let arguments = self.for_sqlite()?;
+                let row = sqlx::query_with(self.sql, arguments).fetch_optional(connection);
+                Ok(row.await?.map(OneRow::Sqlite))
+            }
+            On::Postgres(connection) => {
+                let arguments = self.for_postgres()?;
+                let row = sqlx::query_with(self.sql, arguments).fetch_optional(connection);
+                Ok(row.await?.map(OneRow::Postgres))
             }
         }
     }
@@ -309,18 +363,9 @@ impl<'q, T: Row> QueryAs<'q, T> {
         self,
         on: &mut impl Executor,
     ) -> Result<Vec<T>, Error> {
-        let query = self.query;
-        match on.on() {
-            On::Sqlite(connection) => {
-                let arguments = query.for_sqlite()?;
-                let rows = sqlx::query_with(query.sql, arguments).fetch_all(connection);
-                rows.await?.iter().map(T::from_row).collect()
-            }
-            On::Postgres(connection) => {
-                let arguments = query.for_postgres()?;
-                let rows = sqlx::query_with(query.sql, arguments).fetch_all(connection);
-                rows.await?.iter().map(T::from_row).collect()
-            }
+        match Box::pin(self.query.rows(on.on())).await? {
+            Rows::Sqlite(rows) => decode(&rows),
+            Rows::Postgres(rows) => decode(&rows),
         }
     }
 
@@ -329,18 +374,10 @@ impl<'q, T: Row> QueryAs<'q, T> {
         self,
         on: &mut impl Executor,
     ) -> Result<Option<T>, Error> {
-        let query = self.query;
-        match on.on() {
-            On::Sqlite(connection) => {
-                let arguments = query.for_sqlite()?;
-                let row = sqlx::query_with(query.sql, arguments).fetch_optional(connection);
-                row.await?.map(|row| T::from_row(&row)).transpose()
-            }
-            On::Postgres(connection) => {
-                let arguments = query.for_postgres()?;
-                let row = sqlx::query_with(query.sql, arguments).fetch_optional(connection);
-                row.await?.map(|row| T::from_row(&row)).transpose()
-            }
+        match Box::pin(self.query.first_row(on.on())).await? {
+            Some(OneRow::Sqlite(row)) => T::from_row(&row).map(Some),
+            Some(OneRow::Postgres(row)) => T::from_row(&row).map(Some),
+            None => Ok(None),
         }
     }
 

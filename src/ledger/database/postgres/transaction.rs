@@ -111,11 +111,9 @@ async fn begin_on(
     Ok((connection, begun))
 }
 
-/// What the statements of a transaction return within [`STATEMENTS_MAX`].
-pub(in crate::ledger::database) async fn limit<T>(
-    statements: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    within(STATEMENTS_MAX, statements).await
+/// Ends when the statements of a transaction have taken [`STATEMENTS_MAX`].
+pub(in crate::ledger::database) fn limit() -> tokio::time::Sleep {
+    tokio::time::sleep(STATEMENTS_MAX)
 }
 
 /// A transaction.
