@@ -72,7 +72,7 @@ impl<'d> Attempts<'d> {
         let mut limit = Limit(self.outage.is_some().then(|| Box::pin(postgres::limit())));
         poll_fn(move |context| match statements.as_mut().poll(context) {
             Poll::Pending => limit.poll(context).map(Err),
-            done => done,
+            Poll::Ready(done) => Poll::Ready(done),
         })
     }
 
