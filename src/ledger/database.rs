@@ -4,8 +4,6 @@
 //! begins and commits transactions, and repeats one that the connection to a server was lost in: a closure changes
 //! nothing but the database. It knows no table but those of the migrations.
 //!
-//! Longer than most files because each call is passed on to either engine.
-//!
 //! Transactions that write follow each other, in either engine: none sees what another changes meanwhile. One that
 //! returned survives a kill of the process; one that was written durably survives a power cut as well.
 
