@@ -22,6 +22,7 @@ mod connection;
 mod displaced;
 mod file_reports;
 mod named_versions;
+mod other_runs;
 mod outcome;
 mod owner;
 mod periodic_check;

@@ -1,6 +1,4 @@
 //! Runs: the intent to request one, and its state until it ends.
-use std::collections::HashSet;
-
 use jiff::Timestamp;
 
 use super::history::{Step, note};
@@ -111,20 +109,18 @@ impl Ledger {
             .await
     }
 
-    /// The platform's ids of the connection's runs that are in the ledger.
-    pub async fn known_runs(&self, connection: ConnectionId) -> Result<HashSet<String>, Error> {
-        let known: Vec<String> = self
-            .db
+    /// The platform's ids of the connection's runs that are in the ledger, newest first.
+    pub async fn known_runs(&self, connection: ConnectionId) -> Result<Vec<String>, Error> {
+        self.db
             .read("read the runs of a connection", async |db| {
                 sql::query_scalar(
-                    "SELECT platform_id FROM runs WHERE connection_id = $1 AND platform_id IS NOT NULL",
+                    "SELECT platform_id FROM runs WHERE connection_id = $1 AND platform_id IS NOT NULL ORDER BY id DESC",
                 )
                 .bind(connection)
                 .fetch_all(db)
                 .await
             })
-            .await?;
-        Ok(known.into_iter().collect())
+            .await
     }
 
     /// The oldest run of an iModel that is not over.

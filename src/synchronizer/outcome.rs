@@ -166,12 +166,12 @@ fn without_task(
     now: Timestamp,
 ) -> Verdict {
     let processed = file.stored.processed || evidence.processed_elsewhere.contains(&file.file);
+    let ended = grade_for_others(run);
     // What was processed before is in the iModel, even if the run failed for other files.
-    let ended_well = matches!(grade(&run.result), Grade::Success | Grade::Partial);
-    if ended_well && processed {
+    if processed && matches!(ended, Grade::Success | Grade::Partial) {
         return Verdict::Synchronized(None);
     }
-    let (kind, repeats) = match grade(&run.result) {
+    let (kind, repeats) = match ended {
         Grade::Cancelled | Grade::TimedOut => (FailureKind::Run, REPEATS_CUT_SHORT),
         Grade::Success | Grade::Partial => (FailureKind::NotProcessed, REPEATS),
         Grade::Skipped | Grade::Unknown | Grade::Error => (FailureKind::Run, REPEATS),
@@ -195,6 +195,18 @@ fn without_task(
         Verdict::SendAgain(refusal)
     } else {
         Verdict::Refused(refusal)
+    }
+}
+
+/// The result of a run for files without a task in it: a file that failed can fail the run, and says nothing about the
+/// others.
+fn grade_for_others(run: &Run) -> Grade {
+    let is_error = |result: &str| grade(result) == Grade::Error;
+    let mut tasks = run.jobs.iter().flat_map(|job| &job.tasks);
+    if is_error(&run.result) && tasks.any(|task| is_error(&task.result)) {
+        Grade::Partial
+    } else {
+        grade(&run.result)
     }
 }
 

@@ -1,10 +1,10 @@
-//! One run: requests it, finds it again after a lost answer, follows it to its end.
+//! One run: requests it, follows it to its end, and reports what came of it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tracing::{debug, error, info, warn};
 
 use super::batching::LastRun;
@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::{SyncError, Synchronizer};
 use crate::connector_type::ConnectorType;
 use crate::failpoint::failpoint;
-use crate::itwin::{self, ListedRun, Run, RunAnswer};
+use crate::itwin::{self, Run, RunAnswer};
 use crate::ledger::{
     self, Again, ConnectionFile, ConnectionRecord, FileId, OpenRun, Outcome, RunReport, Verdict,
 };
@@ -21,15 +21,8 @@ use crate::names::QuotedPath;
 use crate::retry::Class;
 use crate::stored_content::Content;
 
-/// Clocks that were compared over a network agree to this much.
-const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(2);
-
 /// After several run requests at the same moment, all but one wait about this long.
 const CONTENDED: Duration = Duration::from_secs(5);
-
-/// How many runs that the ledger does not have are read, each with its tasks, to find one that was requested, or what
-/// they processed.
-const UNKNOWN_RUNS: usize = 20;
 
 /// Whether a run was requested.
 #[derive(Debug)]
@@ -141,42 +134,6 @@ impl Synchronizer {
         let pause = self.policy.delay(self.lost_runs, None);
         self.not_before = Instant::now() + pause;
         Ok(pause)
-    }
-
-    /// A run of the connection that can only be the one whose request failed: not known yet, and started
-    /// after the request, by the platform's clock.
-    async fn find_run(
-        &self,
-        connection: &str,
-        open: &OpenRun,
-    ) -> Result<Option<String>, SyncError> {
-        let requested = open.requested_there.unwrap_or(open.requested_at);
-        let earliest = requested.saturating_sub(CLOCKS_AGREE).unwrap_or(requested);
-        // If it is not among those that are read, another request does no harm.
-        let unknown = self.unknown_runs(connection, open).await?;
-        let started = unknown
-            .into_iter()
-            .filter(|run| run.started.is_some_and(|started| started >= earliest));
-        let first = started.min_by_key(|run| run.started);
-        Ok(first.map(|run| run.id))
-    }
-
-    /// Runs of the connection that the ledger does not have, at most [`UNKNOWN_RUNS`], first those that have not ended.
-    async fn unknown_runs(&self, connection: &str, open: &OpenRun) -> Result<Vec<Run>, SyncError> {
-        let known = self.ledger.known_runs(open.connection).await?;
-        let mut listed = self.client.runs(connection).await?;
-        listed.retain(|run| !known.contains(&run.id));
-        listed.sort_by_key(ListedRun::is_final);
-        listed.truncate(UNKNOWN_RUNS);
-        let mut unknown = Vec::new();
-        for run in listed {
-            match self.client.run_state(connection, &run.id).await {
-                Ok(run) => unknown.push(run),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(unknown)
     }
 
     async fn poll(
@@ -347,38 +304,6 @@ impl Synchronizer {
         Ok(())
     }
 
-    /// Files without a task in this run whose content another run has processed, such as one that another client
-    /// started in between.
-    async fn processed_elsewhere(
-        &self,
-        connection: &str,
-        open: &OpenRun,
-        run: &Run,
-        files: &[ConnectionFile],
-        in_run: &HashSet<FileId>,
-    ) -> Result<HashSet<FileId>, SyncError> {
-        let silent: Vec<&ConnectionFile> = files
-            .iter()
-            .filter(|file| in_run.contains(&file.file) && !file.stored.processed)
-            .filter(|file| !outcome::has_task(run, file))
-            .collect();
-        if silent.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let mut processed = HashSet::new();
-        let unknown = self.unknown_runs(connection, open).await?;
-        for other in unknown.iter().filter(|other| other.is_final()) {
-            processed.extend(
-                silent
-                    .iter()
-                    .filter(|file| began_after_upload(other, file))
-                    .filter(|file| outcome::succeeded(other, file))
-                    .map(|file| file.file),
-            );
-        }
-        Ok(processed)
-    }
-
     /// Logs each file whose state changed, and the run.
     fn report(
         &mut self,
@@ -453,19 +378,6 @@ impl Synchronizer {
             "connector type is a guess"
         );
     }
-}
-
-/// Whether a run began after the content of the file and of its companions was completed, by the platform's clock.
-fn began_after_upload(run: &Run, file: &ConnectionFile) -> bool {
-    let began_after = |completed: &String| {
-        let completed = completed.parse::<Timestamp>().ok();
-        completed
-            .zip(run.started)
-            .is_some_and(|(completed, started)| started > completed)
-    };
-    let stored = &file.stored;
-    stored.stamp.modified.as_ref().is_some_and(began_after)
-        && stored.companions_modified.as_ref().is_none_or(began_after)
 }
 
 /// Logs a synchronized file.

@@ -477,6 +477,42 @@ async fn a_file_without_a_task_in_every_run_is_uploaded_again_and_synchronized()
 }
 
 #[tokio::test]
+async fn a_file_whose_source_file_was_corrected_needs_no_task_for_content_that_a_run_of_ours_has_read()
+ {
+    let mut switches = Switches::default();
+    switches.unchanged_task = UnchangedTask::Absent;
+    let (mut site, folder) = Site::with_folder(shared_platform().switches(switches)).await;
+    site.top += OFTEN;
+    let other_client = OtherClient::signs_in(&site.emulator).await;
+    let daemon = site.start();
+    let file = bring(&site, &daemon, &folder, "a.ifc", "content").await;
+    // From now on each run fails.
+    site.emulator.fail_task(TaskFault {
+        file: "b.ifc".to_owned(),
+        result: "Error".to_owned(),
+        ..TaskFault::default()
+    });
+    write(&folder.join("b.ifc"), "no model");
+    status_is(&site, &daemon, "b.ifc", "failed", "failed").await;
+    let before = site.emulator.state().runs.len();
+    let theirs = other_client.stores("content of another client").await;
+    assert!(other_client.remaps(&file.id, &theirs, "IFC").await);
+    daemon
+        .says("source file referred to another storage file; corrected")
+        .await;
+    let ended = || {
+        let state = site.emulator.state();
+        state.runs.len() > before && state.runs.values().all(|run| run.state == "Completed")
+    };
+    eventually(ended, || daemon.log()).await;
+    status_is(&site, &daemon, "a.ifc", "done", "synchronized").await;
+    assert_eq!(site.stored("a.ifc").completions, 1);
+    let (_, log) = daemon.stop().await;
+    let unprocessed = |line: &str| line.contains("a.ifc") && line.contains("did not process it");
+    assert!(!log.lines().any(unprocessed), "{log}");
+}
+
+#[tokio::test]
 async fn a_file_with_warnings_is_synchronized_with_issues_everywhere() {
     let (mut site, folder) = site(SELDOM).await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -222,6 +222,18 @@ fn a_file_without_a_task_is_in_the_imodel_only_if_its_content_was_processed_befo
         output(&run("Error", &json!([])), &processed, true),
         Some("again")
     );
+    // Another file failed, and the run with it.
+    let other = run(
+        "Error",
+        &json!([{ "storageFileId": "other", "result": "Error" }]),
+    );
+    assert_eq!(output(&other, &processed, true), Some("good"));
+    assert_eq!(output(&other, &file(0), true), Some("again"));
+    let cut_short = run(
+        "TimedOut",
+        &json!([{ "storageFileId": "other", "result": "Error" }]),
+    );
+    assert_eq!(output(&cut_short, &processed, true), Some("again"));
     assert_eq!(output(&silent, &processed, false), None);
 }
 
