@@ -34,45 +34,45 @@ impl Synchronizer {
         let earliest = requested.saturating_sub(CLOCKS_AGREE).unwrap_or(requested);
         // If it is not among those that are read, another request does no harm.
         let known = self.ledger.known_runs(open.connection).await?;
-        let unknown = self.unknown_runs(connection, &known).await?;
-        let started = unknown
-            .into_iter()
-            .filter(|run| run.started.is_some_and(|started| started >= earliest));
-        let first = started.min_by_key(|run| run.started);
-        Ok(first.map(|run| run.id))
+        let mut first: Option<(Timestamp, String)> = None;
+        for id in self.unknown_runs(connection, &known).await? {
+            let run = self.run_if_it_exists(connection, &id).await?;
+            let started = run.and_then(|run| run.started);
+            let Some(started) = started.filter(|started| *started >= earliest) else {
+                continue;
+            };
+            if first.as_ref().is_none_or(|(other, _)| started < *other) {
+                first = Some((started, id));
+            }
+        }
+        Ok(first.map(|(_, id)| id))
     }
 
-    /// Runs of the connection that are not among those that the ledger has, at most [`UNKNOWN_RUNS`], first those that
-    /// have not ended.
+    /// Ids of runs of the connection that are not in `known`, at most [`UNKNOWN_RUNS`]: unfinished ones first.
     async fn unknown_runs(
         &self,
         connection: &str,
         known: &[String],
-    ) -> Result<Vec<Run>, itwin::Error> {
+    ) -> Result<Vec<String>, itwin::Error> {
         let known: HashSet<&String> = known.iter().collect();
         let mut listed = self.client.runs(connection).await?;
         listed.retain(|run| !known.contains(&run.id));
         listed.sort_by_key(ListedRun::is_final);
         listed.truncate(UNKNOWN_RUNS);
-        let ids = listed.iter().map(|run| &run.id);
-        self.read_runs(connection, ids).await
+        Ok(listed.into_iter().map(|run| run.id).collect())
     }
 
-    /// The runs with these ids, as far as they exist.
-    async fn read_runs<'i>(
+    /// One run. It may be large: no caller keeps several.
+    async fn run_if_it_exists(
         &self,
         connection: &str,
-        ids: impl Iterator<Item = &'i String>,
-    ) -> Result<Vec<Run>, itwin::Error> {
-        let mut runs = Vec::new();
-        for id in ids {
-            match self.client.run_state(connection, id).await {
-                Ok(run) => runs.push(run),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
+        id: &str,
+    ) -> Result<Option<Run>, itwin::Error> {
+        match self.client.run_state(connection, id).await {
+            Ok(run) => Ok(Some(run)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         }
-        Ok(runs)
     }
 
     /// Files without a task in this run whose content another run has processed: one that another client started in
@@ -95,15 +95,22 @@ impl Synchronizer {
         }
         let mut processed = HashSet::new();
         let known = self.ledger.known_runs(open.connection).await?;
-        let mut others = self.unknown_runs(connection, &known).await?;
         let own = known.iter().filter(|id| **id != run.id).take(OWN_RUNS);
-        others.extend(self.read_runs(connection, own).await?);
-        for other in others.iter().filter(|other| other.is_final()) {
+        let mut others: Vec<String> = own.cloned().collect();
+        others.extend(self.unknown_runs(connection, &known).await?);
+        for id in others {
+            if processed.len() == silent.len() {
+                break;
+            }
+            let other = self.run_if_it_exists(connection, &id).await?;
+            let Some(other) = other.filter(Run::is_final) else {
+                continue;
+            };
             processed.extend(
                 silent
                     .iter()
-                    .filter(|file| began_after_upload(other, file))
-                    .filter(|file| outcome::succeeded(other, file))
+                    .filter(|file| began_after_upload(&other, file))
+                    .filter(|file| outcome::succeeded(&other, file))
                     .map(|file| file.file),
             );
         }

@@ -252,7 +252,6 @@ async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
     assert!(good > 100, "{output}: only {good} calls were answered well");
 }
 
-/// A run has a task for each file, and a task may have a long message.
 #[tokio::test]
 async fn the_runs_of_years_are_listed_although_each_had_hundreds_of_tasks() {
     const RUNS: usize = 3_000;
@@ -297,6 +296,7 @@ async fn the_runs_of_years_are_listed_although_each_had_hundreds_of_tasks() {
     assert_eq!(runs.len(), RUNS);
 }
 
+/// A run has a task for each file, and a task may have a long message.
 #[tokio::test]
 async fn a_run_with_thousands_of_tasks_is_read_to_the_last() {
     let tasks: Vec<_> = (0..5_000)
