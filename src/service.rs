@@ -42,6 +42,9 @@ pub(crate) use tasks::watch_specs;
 /// A stop waits for the ledger no longer than this, beside the grace period: its server may be away for any time.
 const LEDGER_GRACE: Duration = Duration::from_secs(5);
 
+/// After that it gives up its lease, if the server responds within this time.
+const RELEASE_GRACE: Duration = Duration::from_secs(2);
+
 /// When the service ends without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
@@ -255,7 +258,8 @@ pub async fn run(
         passed = passed(&ledger, began) => passed?,
         () = overdue(&ledger, &stop) => {
             ended?;
-            // Its lease ends by itself.
+            // If the server is away, the lease of this host ends by itself.
+            tokio::time::timeout(RELEASE_GRACE, ledger.close()).await.ok();
             return stopped_early(until, began);
         }
     };

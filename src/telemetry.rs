@@ -354,11 +354,13 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// Other crates are logged from `warn` on: their details are about themselves, not about files.
+/// Other crates are logged from `warn` on: their details are about themselves, not about files. A lost connection to
+/// the database is reported by the ledger, with what to do.
 fn targets(shown: config::Level) -> Targets {
     let level = level(shown);
     Targets::new()
         .with_default(level.min(Level::WARN))
+        .with_target("sqlx_core::pool", Level::ERROR)
         .with_target(env!("CARGO_CRATE_NAME"), level)
 }
 

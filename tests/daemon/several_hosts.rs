@@ -155,6 +155,29 @@ async fn a_standby_takes_over_at_once_from_a_host_that_stops() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
+async fn a_host_whose_connections_were_closed_gives_its_lease_up_when_it_stops() {
+    let (site, folder) = site().await;
+    let files = files(4);
+    write_all(&folder, &files);
+    let (active, standby) = pair(&site, &[]).await;
+    all_in_imodel(&site, "one", &active, &files).await;
+    // As by a firewall between them, or a restart of a connection pooler.
+    let close = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    differences::sql(&site, &[close]).await;
+    let (status, log) = active.stop().await;
+    let stopped = Instant::now();
+    assert!(status.success(), "{log}");
+    standby.says(ACTIVE).await;
+    let took = stopped.elapsed();
+    let logs = format!("{log}\n{}", standby.log());
+    assert!(took < BEFORE_A_LEASE_ENDS, "{took:?}\n{logs}");
+    assert!(!logs.contains("on-release"), "{logs}");
+    standby.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
 async fn a_host_that_is_restarted_after_a_kill_continues_at_once() {
     let (site, folder) = site().await;
     let files = files(4);

@@ -21,10 +21,10 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sqlx::Postgres;
 use sqlx::migrate::MigrateError;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{Connection as _, Postgres};
 use tokio::sync::{Mutex, watch};
 
 use super::migrations::OF_POSTGRES as MIGRATIONS;
@@ -51,6 +51,9 @@ pub(super) type Connection = PoolConnection<Postgres>;
 
 /// A reader waits for so long for a server that restarts.
 const READER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// To give up the lease takes longer only on a connection that is lost.
+const GIVE_UP_MAX: Duration = Duration::from_secs(3);
 
 /// The oldest supported version: 15.
 const VERSION_MIN: i64 = 150_000;
@@ -437,29 +440,29 @@ impl Database {
 
     /// Gives up the lease or its row, and closes the connections.
     pub(super) async fn close(self) {
-        self.readers.close().await;
         let mut writer = self.writer.lock().await;
         if let Some(held) = &self.held {
             for task in &held.tasks {
                 task.abort();
             }
             held.lease.lose();
-            let released = async {
-                let mut connection = match writer.take() {
-                    Some(connection) => connection,
-                    None => connect(&self.options).await?,
-                };
-                match held.role {
-                    Role::Active(_) => lease::release(&mut connection, &held.holder).await?,
-                    Role::Beside(_) => nodes::leave(&mut connection, &held.holder).await?,
-                }
-                connection.close().await
-            };
             // Otherwise the lease ends by itself.
-            if let Err(error) = within(CONNECT_MAX, released).await {
+            if let Err(error) = self.give_up(held, writer.take()).await {
                 tracing::warn!(%error, "cannot give up the lease: another host takes over when it is over");
             }
         }
+        self.readers.close().await;
+    }
+
+    async fn give_up(&self, held: &Held, writer: Option<PgConnection>) -> Result<(), sqlx::Error> {
+        // The server or the network may have closed the connection since its last transaction.
+        if let Some(connection) = writer
+            && within(GIVE_UP_MAX, held.give_up(connection)).await.is_ok()
+        {
+            return Ok(());
+        }
+        let connection = connect(&self.options).await?;
+        within(CONNECT_MAX, held.give_up(connection)).await
     }
 }
 

@@ -1,10 +1,13 @@
 //! What entitles this process to write: the lease, or a row beside that.
 
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::super::migrations::OF_POSTGRES as MIGRATIONS;
-use super::lease::Holder;
+use super::lease::{self, Holder};
+use super::nodes;
 use crate::lease::Lease;
 
 /// The lease of this process, or its row beside that. It is renewed as long as this exists.
@@ -45,6 +48,15 @@ impl Held {
                 MIGRATIONS.iter().count()
             ),
         }
+    }
+
+    /// Gives it up, after the last transaction.
+    pub(super) async fn give_up(&self, mut connection: PgConnection) -> Result<(), sqlx::Error> {
+        match self.role {
+            Role::Active(_) => lease::release(&mut connection, &self.holder).await?,
+            Role::Beside(_) => nodes::leave(&mut connection, &self.holder).await?,
+        }
+        connection.close().await
     }
 }
 
