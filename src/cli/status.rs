@@ -6,6 +6,7 @@ mod histories;
 mod json_form;
 mod text;
 mod times;
+mod unfinished;
 mod watching;
 
 use std::io::Write as _;

@@ -252,6 +252,28 @@ async fn no_response_makes_the_client_panic_or_reveal_a_secret() {
     assert!(good > 100, "{output}: only {good} calls were answered well");
 }
 
+/// A platform that answers each request with what `respond` makes of its text, or with a token. Returns its address.
+async fn serve(respond: impl Fn(&str) -> Option<Value> + Send + 'static) -> String {
+    let token = good_answers().swap_remove(0);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = vec![0; 16 * 1024];
+            let read = socket.read(&mut request).await.unwrap();
+            let request = String::from_utf8_lossy(&request[..read]).to_lowercase();
+            let body = respond(&request).unwrap_or_else(|| token.clone());
+            let body = body.to_string();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            socket.write_all((head + &body).as_bytes()).await.unwrap();
+        }
+    });
+    base
+}
+
 #[tokio::test]
 async fn the_runs_of_years_are_listed_although_each_had_hundreds_of_tasks() {
     const RUNS: usize = 3_000;
@@ -266,32 +288,15 @@ async fn the_runs_of_years_are_listed_although_each_had_hundreds_of_tasks() {
         }
         run
     };
-    let token = good_answers().swap_remove(0);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((mut socket, _)) = listener.accept().await {
-            let mut request = vec![0; 16 * 1024];
-            let read = socket.read(&mut request).await.unwrap();
-            let request = String::from_utf8_lossy(&request[..read]).to_lowercase();
-            let body = match request.split_once("skip=") {
-                Some((_, skip)) => {
-                    let digits: String = skip.chars().take_while(char::is_ascii_digit).collect();
-                    let from: usize = digits.parse().unwrap();
-                    let minimal = request.contains("return=minimal");
-                    let page = (from..RUNS.min(from + 100)).map(|number| listed(number, minimal));
-                    json!({ "runs": page.collect::<Vec<_>>(), "_links": { "next": { "href": "https://next.example" } } })
-                }
-                None => token.clone(),
-            };
-            let body = body.to_string();
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                body.len()
-            );
-            socket.write_all((head + &body).as_bytes()).await.unwrap();
-        }
-    });
+    let base = serve(move |request| {
+        let (_, skip) = request.split_once("skip=")?;
+        let digits: String = skip.chars().take_while(char::is_ascii_digit).collect();
+        let from: usize = digits.parse().unwrap();
+        let minimal = request.contains("return=minimal");
+        let page = (from..RUNS.min(from + 100)).map(|number| listed(number, minimal));
+        Some(json!({ "runs": page.collect::<Vec<_>>(), "_links": { "next": { "href": "https://next.example" } } }))
+    })
+    .await;
     let runs = client_of(&base).runs("c").await.unwrap();
     assert_eq!(runs.len(), RUNS);
 }
@@ -305,23 +310,8 @@ async fn a_run_with_thousands_of_tasks_is_read_to_the_last() {
                 "error": { "description": "x".repeat(1_000) } })
         })
         .collect();
-    let token = good_answers().swap_remove(0);
     let run = json!({ "run": { "id": "r", "state": "Completed", "jobs": [{ "tasks": tasks }] } });
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((mut socket, _)) = listener.accept().await {
-            let mut request = vec![0; 16 * 1024];
-            let read = socket.read(&mut request).await.unwrap();
-            let is_run = String::from_utf8_lossy(&request[..read]).contains("/runs/");
-            let body = if is_run { &run } else { &token }.to_string();
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                body.len()
-            );
-            socket.write_all((head + &body).as_bytes()).await.unwrap();
-        }
-    });
+    let base = serve(move |request| request.contains("/runs/").then(|| run.clone())).await;
     let read = client_of(&base).run_state("c", "r").await.unwrap();
     assert_eq!(read.jobs[0].tasks.len(), 5_000);
 }

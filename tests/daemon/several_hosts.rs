@@ -226,6 +226,16 @@ async fn a_host_that_wakes_after_another_has_taken_over_changes_nothing() {
     }
 }
 
+/// Waits until a host has stopped before it sends this.
+async fn reaches(host: &Daemon, operation: &str) {
+    let is_stopped = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", host.pid())).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    };
+    let never = || format!("never reached {operation:?}: {}", host.log());
+    eventually(is_stopped, never).await;
+}
+
 /// The active host stops when its connection is about to send this, of new files or of those that the platform has.
 async fn stopped_before(operation: &str, is_known: bool) {
     // What is written to the blob of a file is its content at once: the worst case for bytes that come late.
@@ -247,14 +257,7 @@ async fn stopped_before(operation: &str, is_known: bool) {
         write_anew(&folder, &mut files, "CONTENT");
     }
     let sleeper = site.start_on("one", &[QUICK, ("ITWIN_SYNCD_STOPPOINT", operation)]);
-    let state = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", sleeper.pid())).unwrap();
-        stat.rsplit_once(") ").unwrap().1.starts_with('T')
-    };
-    eventually(state, || {
-        format!("never reached {operation:?}: {}", sleeper.log())
-    })
-    .await;
+    reaches(&sleeper, operation).await;
     let other = site.start_on("two", &[QUICK]);
     other.says(ACTIVE).await;
     // What the first one has in its hands is old now.

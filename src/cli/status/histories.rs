@@ -2,15 +2,14 @@
 
 use std::path::Path;
 
-use jiff::Timestamp;
 use serde::Serialize;
 
+use super::unfinished::UnfinishedFile;
 use super::{Error, print, text};
 use crate::cli::{json, matching, print_error, unfinished_file};
 use crate::config::ReadOnlyConfig;
 use crate::ledger::{FileReport, JobState, Ledger};
-use crate::status_view::{self, HistoryView, UnfinishedView};
-use crate::watch::Unfinished;
+use crate::status_view::{self, HistoryView};
 
 /// Files whose histories are shown at once.
 pub(super) const FILES_MAX: usize = 50;
@@ -87,26 +86,4 @@ pub(in crate::cli) struct JsonHistories<'a> {
     version: u32,
     files: &'a [HistoryView],
     unfinished: &'a [UnfinishedFile],
-}
-
-/// A file that is not in the ledger yet, because it is being written or cannot be opened.
-#[derive(Debug, Clone, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(super) struct UnfinishedFile {
-    pub(super) watch: String,
-    #[serde(flatten)]
-    pub(super) view: UnfinishedView,
-    /// Since when it cannot be opened.
-    #[cfg_attr(test, schemars(with = "Option<String>"))]
-    pub(super) unreadable_since: Option<Timestamp>,
-}
-
-impl UnfinishedFile {
-    fn new(watch: &str, file: &Unfinished) -> Self {
-        Self {
-            watch: watch.to_owned(),
-            view: status_view::unfinished_view(file),
-            unreadable_since: file.busy.then(|| unfinished_file::since(file)),
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use itwin_syncd::emulator::{Fault, Switches, UpdateBlob};
 
-use super::{ACTIVE, QUICK, all_in_imodel, assert_once, site, write_anew};
+use super::{ACTIVE, QUICK, all_in_imodel, assert_once, reaches, site, write_anew};
 use crate::postgres::{database, files, shared_server, use_database, write_all};
 use crate::support::{Daemon, Site, eventually, platform, sha256};
 
@@ -216,14 +216,7 @@ async fn stopped_before(operation: &str, is_known: bool) {
     } else {
         write_all(&folder, &files);
     }
-    let stopped = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", sleeper.pid())).unwrap();
-        stat.rsplit_once(") ").unwrap().1.starts_with('T')
-    };
-    eventually(stopped, || {
-        format!("never reached {operation:?}: {}", sleeper.log())
-    })
-    .await;
+    reaches(&sleeper, operation).await;
     // What the sleeper has in its hands is old now.
     write_anew(&folder, &mut files, "newness");
     let files = and_first(files);

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::{line, named, shown, size};
-use crate::cli::status::histories::UnfinishedFile;
 use crate::cli::status::times::{moment_at, span};
+use crate::cli::status::unfinished::UnfinishedFile;
 use crate::ledger::{HistoryEvent, RunEvent, Step};
 use crate::next_attempt::clock_time;
 use crate::status_view::{HistoryView, LineView};

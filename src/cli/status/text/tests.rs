@@ -4,7 +4,7 @@
 
 use super::lists::progress;
 use super::*;
-use crate::cli::status::histories::UnfinishedFile;
+use crate::cli::status::unfinished::UnfinishedFile;
 use crate::connector_type::ConnectorType;
 use crate::ledger::{HistoryEvent, Outcome, RunEvent, Step};
 use crate::runtime_status::{LedgerOutage, Outage, PageProblem, Undelivered};
