@@ -66,6 +66,8 @@ class FileList {
     this.files = [];
     this.next = null;
     this.number = 0;
+    // Another page was asked for, and is not there yet.
+    this.growing = false;
     this.list = make("ul", { class: "rows files" });
     this.none = make("p", { class: "quiet", hidden: "" });
     this.more = make("button", { type: "button", hidden: "" }, "Show more");
@@ -76,9 +78,9 @@ class FileList {
   /** Reads pages: the first ones again, or more after those that are shown. */
   async load(pages, append) {
     const number = ++this.number;
+    this.growing ||= append;
     let files = append ? this.files : [];
     let next = append ? this.next : null;
-    const shownBefore = files.length;
     try {
       do {
         const query = new URLSearchParams({ ...this.query, limit: String(PAGE) });
@@ -90,23 +92,30 @@ class FileList {
         // A page of a search may be empty although there are more.
       } while (next && pages > 0);
     } catch (error) {
-      if (number === this.number) report("Cannot list the files: " + error.message);
+      if (number !== this.number) return;
+      this.growing = false;
+      report("Cannot list the files: " + error.message);
       return;
     }
     if (number !== this.number) return;
+    const shownBefore = this.files.length;
+    const grown = this.growing;
+    this.growing = false;
     this.files = files;
     this.next = next;
     this.show();
-    if (append && !next && document.activeElement === this.more) {
+    if (grown && !next && document.activeElement === this.more) {
       const first = this.list.children[shownBefore];
       if (first) first.querySelector("button").focus();
     }
     this.more.hidden = !next;
-    if (append) announce(counted(files.length, "file shown", "files shown"));
+    if (grown) announce(counted(files.length, "file shown", "files shown"));
   }
 
+  /** Reads what is shown again, and the page that was asked for meanwhile: the request for it no longer counts. */
   renew() {
-    return this.load(Math.min(PAGES_RENEWED, Math.max(1, Math.ceil(this.files.length / PAGE))), false);
+    const pages = Math.max(1, Math.ceil(this.files.length / PAGE)) + (this.growing ? 1 : 0);
+    return this.load(Math.min(PAGES_RENEWED, pages), false);
   }
 
   show() {

@@ -204,6 +204,49 @@ async fn a_token_in_the_address_is_used_and_removed_and_a_wrong_one_is_asked_for
     drop(site);
 }
 
+/// The page reads its lists again when something changes, also while more files are on their way.
+#[tokio::test]
+#[ignore = "needs Chromium and its driver (Debian: chromium, chromium-driver)"]
+async fn more_files_are_shown_although_something_changes_meanwhile() {
+    let (site, folder) = site().await;
+    for number in 0..60 {
+        std::fs::write(folder.join(format!("empty {number}.ifc")), "").unwrap();
+    }
+    let daemon = site.start();
+    let address = address(&daemon).await;
+    let browser = Browser::start(&[]).await;
+    browser.open(&address).await;
+    browser
+        .until("return document.title.startsWith('(60 failed) ')")
+        .await;
+    let shown = async |files: usize| {
+        let count = "document.querySelectorAll('#groups .files > li').length";
+        browser.until(&format!("return {count} === {files}")).await;
+    };
+    browser
+        .eval("document.querySelector('#groups button[aria-expanded]').click()")
+        .await;
+    shown(50).await;
+    // The answer to the first request for more comes when the list was read again.
+    browser
+        .eval(
+            "const real = window.fetch; let held = null; window.again = 0;
+            window.fetch = (path, options) => {
+                if (!String(path).startsWith('/api/v1/files?')) return real(path, options);
+                if (held) { window.again += 1; return real(path, options); }
+                return new Promise((answer) => { held = true; window.release = () => answer(real(path, options)); });
+            };
+            [...document.querySelectorAll('#groups button')].find((button) => button.textContent === 'Show more').click()",
+        )
+        .await;
+    std::fs::write(folder.join("empty, too.ifc"), "").unwrap();
+    browser.until("return window.again > 0").await;
+    browser.eval("window.release()").await;
+    shown(61).await;
+    browser.page.close().await.unwrap();
+    daemon.stop().await;
+}
+
 #[tokio::test]
 #[ignore = "needs Chromium and its driver (Debian: chromium, chromium-driver)"]
 #[allow(clippy::too_many_lines, reason = "one visit to the page")]

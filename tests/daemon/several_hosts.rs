@@ -178,6 +178,28 @@ async fn a_host_whose_connections_were_closed_gives_its_lease_up_when_it_stops()
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
+async fn a_host_that_stops_while_its_tables_are_locked_gives_its_lease_up() {
+    let (site, folder) = site().await;
+    let files = files(4);
+    write_all(&folder, &files);
+    let (active, standby) = pair(&site, &[]).await;
+    all_in_imodel(&site, "one", &active, &files).await;
+    let mut owner = differences::owner(&site).await;
+    let lock = "BEGIN; LOCK TABLE files, jobs, results IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(lock).execute(&mut owner).await.unwrap();
+    let (status, log) = active.stop().await;
+    let stopped = Instant::now();
+    assert!(status.success(), "{log}");
+    sqlx::raw_sql("COMMIT").execute(&mut owner).await.unwrap();
+    standby.says(ACTIVE).await;
+    let took = stopped.elapsed();
+    let logs = format!("{log}\n{}", standby.log());
+    assert!(took < BEFORE_A_LEASE_ENDS, "{took:?}\n{logs}");
+    standby.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
 async fn a_host_that_is_restarted_after_a_kill_continues_at_once() {
     let (site, folder) = site().await;
     let files = files(4);

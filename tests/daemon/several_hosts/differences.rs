@@ -116,15 +116,19 @@ async fn clocks_that_are_hours_apart_neither_hasten_nor_delay_a_take_over() {
     }
 }
 
-/// Executes SQL in the database of the site, as the owner of the server.
-pub(super) async fn sql(site: &Site, words: &[&str]) {
+/// A connection to the database of the site, as the owner of the server.
+pub(super) async fn owner(site: &Site) -> sqlx::PgConnection {
     use sqlx::Connection as _;
     let (_, name) = site.tables.split_once("url = \"").unwrap();
     let (url, _) = name.split_once('"').unwrap();
     let (_, place) = url.rsplit_once('@').unwrap();
-    let mut connection = sqlx::PgConnection::connect(&format!("postgres://postgres@{place}"))
-        .await
-        .unwrap();
+    let url = format!("postgres://postgres@{place}");
+    sqlx::PgConnection::connect(&url).await.unwrap()
+}
+
+/// Executes SQL in the database of the site, as the owner of the server.
+pub(super) async fn sql(site: &Site, words: &[&str]) {
+    let mut connection = owner(site).await;
     for word in words {
         let query = sqlx::raw_sql(sqlx::AssertSqlSafe((*word).to_owned()));
         query.execute(&mut connection).await.unwrap();
