@@ -3,11 +3,14 @@
 import { get, post } from "/api.js";
 import { $, counted, fill, focusHeading, make, setText, shown, upcoming, when } from "/dom.js";
 
-/** Files that a request asks for. */
+/** Files that a list grows by. */
 const PAGE = 50;
 
-/** Pages of a list that are renewed after a change; the rest is dropped. */
-const PAGES_RENEWED = 4;
+/** The most files that one request may ask for. */
+const LIMIT_MAX = 200;
+
+/** Files of a list that are read again after a change; the rest is dropped. */
+const RENEWED_MAX = 1000;
 
 let openHistory = () => {};
 let announce = () => {};
@@ -66,56 +69,62 @@ class FileList {
     this.files = [];
     this.next = null;
     this.number = 0;
-    // Another page was asked for, and is not there yet.
+    // More files were asked for, and are not there yet.
     this.growing = false;
+    // What is announced when the answer is there.
+    this.said = null;
     this.list = make("ul", { class: "rows files" });
     this.none = make("p", { class: "quiet", hidden: "" });
     this.more = make("button", { type: "button", hidden: "" }, "Show more");
-    this.more.addEventListener("click", () => this.load(1, true));
+    this.more.addEventListener("click", () => this.load(1, true, () => counted(this.files.length, "file shown", "files shown")));
     this.element = make("div", {}, this.list, this.none, this.more);
   }
 
-  /** Reads pages: the first ones again, or more after those that are shown. */
-  async load(pages, append) {
+  /** Reads at least so many files, if there are so many: the first ones again, or more after those that are shown. */
+  async load(least, append, said) {
     const number = ++this.number;
     this.growing ||= append;
+    this.said = said || this.said;
+    const limit = String(Math.min(LIMIT_MAX, Math.ceil(least / PAGE) * PAGE));
     let files = append ? this.files : [];
     let next = append ? this.next : null;
     try {
       do {
-        const query = new URLSearchParams({ ...this.query, limit: String(PAGE) });
+        const query = new URLSearchParams({ ...this.query, limit });
         if (next) query.set("after", next);
         const page = await get("/api/v1/files?" + query);
         files = [...files, ...page.files];
         next = page.next;
-        pages -= page.files.length ? 1 : 0;
+        least -= page.files.length;
         // A page of a search may be empty although there are more.
-      } while (next && pages > 0);
+      } while (next && least > 0);
     } catch (error) {
       if (number !== this.number) return;
       this.growing = false;
+      this.said = null;
       report("Cannot list the files: " + error.message);
       return;
     }
     if (number !== this.number) return;
-    const shownBefore = this.files.length;
-    const grown = this.growing;
+    const before = { count: this.files.length, growing: this.growing, said: this.said };
     this.growing = false;
+    this.said = null;
     this.files = files;
     this.next = next;
     this.show();
-    if (grown && !next && document.activeElement === this.more) {
-      const first = this.list.children[shownBefore];
+    if (before.growing && !next && document.activeElement === this.more) {
+      const first = this.list.children[before.count];
       if (first) first.querySelector("button").focus();
     }
     this.more.hidden = !next;
-    if (grown) announce(counted(files.length, "file shown", "files shown"));
+    const text = before.said && before.said();
+    if (text) announce(text);
   }
 
-  /** Reads what is shown again, and the page that was asked for meanwhile: the request for it no longer counts. */
+  /** Reads what is shown again, and more if that was asked for meanwhile: the request for it no longer counts. */
   renew() {
-    const pages = Math.max(1, Math.ceil(this.files.length / PAGE)) + (this.growing ? 1 : 0);
-    return this.load(Math.min(PAGES_RENEWED, pages), false);
+    const least = Math.max(1, this.files.length) + (this.growing ? 1 : 0);
+    return this.load(Math.min(RENEWED_MAX, least), false);
   }
 
   show() {
@@ -244,7 +253,8 @@ function applyFilter() {
   found = Object.keys(query).length === 1 && query.state === "failed" ? null : new FileList(query, true);
   $("found").replaceChildren(...(found ? [found.element] : []));
   $("found").hidden = found === null;
-  if (found) found.load(1, false).then(() => found && announce(counted(found.files.length, "file found", "files found") + (found.next ? ", there are more" : "")));
+  const list = found;
+  if (list) list.load(1, false, () => list === found && counted(list.files.length, "file found", "files found") + (list.next ? ", there are more" : ""));
   if (view) showFailures(view);
 }
 

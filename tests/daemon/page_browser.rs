@@ -209,7 +209,7 @@ async fn a_token_in_the_address_is_used_and_removed_and_a_wrong_one_is_asked_for
 #[ignore = "needs Chromium and its driver (Debian: chromium, chromium-driver)"]
 async fn more_files_are_shown_although_something_changes_meanwhile() {
     let (site, folder) = site().await;
-    for number in 0..60 {
+    for number in 0..230 {
         std::fs::write(folder.join(format!("empty {number}.ifc")), "").unwrap();
     }
     let daemon = site.start();
@@ -217,7 +217,7 @@ async fn more_files_are_shown_although_something_changes_meanwhile() {
     let browser = Browser::start(&[]).await;
     browser.open(&address).await;
     browser
-        .until("return document.title.startsWith('(60 failed) ')")
+        .until("return document.title.startsWith('(230 failed) ')")
         .await;
     let shown = async |files: usize| {
         let count = "document.querySelectorAll('#groups .files > li').length";
@@ -226,7 +226,12 @@ async fn more_files_are_shown_although_something_changes_meanwhile() {
     browser
         .eval("document.querySelector('#groups button[aria-expanded]').click()")
         .await;
-    shown(50).await;
+    let more = "[...document.querySelectorAll('#groups button')].find((button) => button.textContent === 'Show more').click()";
+    for files in [50, 100, 150] {
+        shown(files).await;
+        browser.eval(more).await;
+    }
+    shown(200).await;
     // The answer to the first request for more comes when the list was read again.
     browser
         .eval(
@@ -235,14 +240,14 @@ async fn more_files_are_shown_although_something_changes_meanwhile() {
                 if (!String(path).startsWith('/api/v1/files?')) return real(path, options);
                 if (held) { window.again += 1; return real(path, options); }
                 return new Promise((answer) => { held = true; window.release = () => answer(real(path, options)); });
-            };
-            [...document.querySelectorAll('#groups button')].find((button) => button.textContent === 'Show more').click()",
+            };",
         )
         .await;
+    browser.eval(more).await;
     std::fs::write(folder.join("empty, too.ifc"), "").unwrap();
     browser.until("return window.again > 0").await;
     browser.eval("window.release()").await;
-    shown(61).await;
+    shown(231).await;
     browser.page.close().await.unwrap();
     daemon.stop().await;
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use itwin_syncd::emulator::{Fault, RequestRecord, Switches, UpdateBlob};
 
 use crate::postgres::{Server, database, files, shared_server, use_database, write_all};
-use crate::support::{Daemon, Site, assert_in_imodel, eventually, platform, write};
+use crate::support::{Daemon, Site, assert_in_imodel, eventually, is_stopped, platform, write};
 
 /// Leases of a fifth: 3 s, and 6 s more until another host takes over. Shorter ones end on a busy machine.
 const QUICK: (&str, &str) = ("ITWIN_SYNCD_LEASE_HASTE", "5");
@@ -250,12 +250,8 @@ async fn a_host_that_wakes_after_another_has_taken_over_changes_nothing() {
 
 /// Waits until a host has stopped before it sends this.
 async fn reaches(host: &Daemon, operation: &str) {
-    let is_stopped = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", host.pid())).unwrap();
-        stat.rsplit_once(") ").unwrap().1.starts_with('T')
-    };
     let never = || format!("never reached {operation:?}: {}", host.log());
-    eventually(is_stopped, never).await;
+    eventually(|| is_stopped(host.pid()), never).await;
 }
 
 /// The active host stops when its connection is about to send this, of new files or of those that the platform has.

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::support::{Site, eventually, platform, write};
+use crate::support::{Site, eventually, is_stopped, platform, write};
 
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
@@ -120,6 +120,11 @@ impl Terminal {
         assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO));
     }
 
+    async fn is_suspended(&self) {
+        self.is_given_back().await;
+        eventually(|| is_stopped(self.child.id()), || self.output()).await;
+    }
+
     async fn ends(mut self) -> Option<i32> {
         self.is_given_back().await;
         self.child.wait().unwrap().code()
@@ -166,13 +171,20 @@ async fn the_terminal_is_given_back_whatever_ends_the_status() {
     }
     let mut terminal = Terminal::start(&site, &["status", "--watch"], (80, 24)).await;
     terminal.press("\u{1a}");
-    terminal.is_given_back().await;
+    terminal.is_suspended().await;
     let frames = terminal.output().matches(ENTER).count();
     terminal.signal(Signal::CONT);
     terminal
         .shows(|_| terminal.output().matches(ENTER).count() > frames)
         .await;
     assert!(terminal.is_quiet());
+    // Again, and ended meanwhile: `kill %1` of a shell sends these two.
+    terminal.press("\u{1a}");
+    terminal.is_suspended().await;
+    terminal.signal(Signal::TERM);
+    terminal.signal(Signal::CONT);
+    assert_eq!(terminal.ends().await, Some(0));
+    let mut terminal = Terminal::start(&site, &["status", "--watch"], (80, 24)).await;
     terminal.press("\u{3}");
     assert_eq!(terminal.ends().await, Some(0));
 }

@@ -542,6 +542,12 @@ impl Daemon {
     }
 }
 
+/// Whether a process was stopped, and not continued yet.
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('T')
+}
+
 /// Waits for a condition.
 pub async fn eventually(condition: impl Fn() -> bool, otherwise: impl Fn() -> String) {
     let deadline = Instant::now() + PATIENCE;

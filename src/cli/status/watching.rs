@@ -11,7 +11,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Error, Report, named_watches, text};
 use crate::config::ReadOnlyConfig;
@@ -39,6 +39,29 @@ enum End {
     Suspend,
 }
 
+/// What the user and the terminal ask for by signals. Received from the start to the end: a suspended command gets what
+/// was sent meanwhile when it continues.
+struct Signals {
+    resized: Signal,
+    suspended: Signal,
+    interrupted: Signal,
+    terminated: Signal,
+    hung_up: Signal,
+}
+
+impl Signals {
+    fn receive() -> Result<Self, Error> {
+        let of = |kind| signal(kind).map_err(Error::Write);
+        Ok(Self {
+            resized: of(SignalKind::window_change())?,
+            suspended: of(SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw()))?,
+            interrupted: of(SignalKind::interrupt())?,
+            terminated: of(SignalKind::terminate())?,
+            hung_up: of(SignalKind::hangup())?,
+        })
+    }
+}
+
 pub(super) async fn watch(config: &ReadOnlyConfig, words: &[PathBuf]) -> Result<(), Error> {
     let watches = named_watches(words, config).ok_or_else(|| {
         let is_no_watch = |word: &&PathBuf| named_watches(&[(*word).clone()], config).is_none();
@@ -54,41 +77,36 @@ pub(super) async fn watch(config: &ReadOnlyConfig, words: &[PathBuf]) -> Result<
     }
     let mut keys = Keys::default();
     let mut viewport = Viewport::default();
+    let mut signals = Signals::receive()?;
+    let read = async || Report::read(config, &ledger, &watches, LISTS).await;
     loop {
         let screen = Screen::enter()?;
-        let shown = show(config, &ledger, &watches, &screen, &mut keys, &mut viewport).await;
+        let shown = show(&read, &screen, &mut keys, &mut signals, &mut viewport).await;
         drop(screen);
         match shown? {
             End::Suspend => screen::suspend(),
             End::Quit => break,
         }
     }
-    let report = Report::read(config, &ledger, &watches, LISTS).await?;
+    let report = read().await?;
     super::print(&text::head(&report.view, &report.surroundings, report.now))
 }
 
 /// Shows the report until something ends it.
 async fn show(
-    config: &ReadOnlyConfig,
-    ledger: &Ledger,
-    watches: &[String],
+    read: &impl AsyncFn() -> Result<Report, Error>,
     screen: &Screen,
     keys: &mut Keys,
+    signals: &mut Signals,
     viewport: &mut Viewport,
 ) -> Result<End, Error> {
-    let of = |kind| signal(kind).map_err(Error::Write);
-    let mut resized = of(SignalKind::window_change())?;
-    let mut suspended = of(SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw()))?;
-    let mut interrupted = of(SignalKind::interrupt())?;
-    let mut terminated = of(SignalKind::terminate())?;
-    let mut hung_up = of(SignalKind::hangup())?;
     let mut updates = tokio::time::interval(PAUSE);
     updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut last = String::new();
     loop {
         tokio::select! {
             _ = updates.tick() => {
-                let report = Report::read(config, ledger, watches, LISTS).await?;
+                let report = read().await?;
                 let text = text::report(&report.view, &report.surroundings, report.now);
                 viewport.set_text(&text);
             }
@@ -98,11 +116,11 @@ async fn show(
                 // Nobody can press a key any more.
                 None => {}
             },
-            _ = resized.recv() => last.clear(),
-            _ = suspended.recv() => return Ok(End::Suspend),
-            _ = interrupted.recv() => return Ok(End::Quit),
-            _ = terminated.recv() => return Ok(End::Quit),
-            _ = hung_up.recv() => return Ok(End::Quit),
+            _ = signals.resized.recv() => last.clear(),
+            _ = signals.suspended.recv() => return Ok(End::Suspend),
+            _ = signals.interrupted.recv() => return Ok(End::Quit),
+            _ = signals.terminated.recv() => return Ok(End::Quit),
+            _ = signals.hung_up.recv() => return Ok(End::Quit),
         }
         let (width, height) = screen::size();
         let frame = viewport.frame(width, height);
