@@ -179,38 +179,6 @@ async fn the_page_shows_results_retries_files_and_escapes_names() {
     browser.page.close().await.unwrap();
 }
 
-#[tokio::test]
-#[ignore = "needs Chromium and its driver (Debian: chromium, chromium-driver)"]
-async fn the_page_shows_the_progress_of_a_run() {
-    let builder = platform().run_duration(Duration::from_secs(24));
-    let (mut site, folder) = Site::with_folder(builder).await;
-    site.tables += "[web]\nlisten = \"127.0.0.1:0\"\n";
-    let daemon = site.start();
-    let address = address(&daemon).await;
-    let browser = Browser::start(&["--window-size=1100,900"]).await;
-    browser.page.goto(&address).await.unwrap();
-    for name in ["a.ifc", "b\u{202e}.ifc"] {
-        write(&folder.join(name), name);
-    }
-    for text in [
-        "2 of 2 files uploaded",
-        "MasterFile, 0 of 1 job and 0 of 2 tasks done, now a.ifc",
-        "MasterFile, 0 of 1 job and 1 of 2 tasks done, now b\\u{202e}.ifc",
-        "ReferenceFile, 1 of 1 job and 2 of 2 tasks done",
-    ] {
-        let shown = serde_json::to_string(text).unwrap();
-        browser
-            .until(&format!("return document.body.innerText.includes({shown})"))
-            .await;
-    }
-    browser.picture("run.png").await;
-    browser
-        .until("return document.getElementById('batch').hidden")
-        .await;
-    browser.page.close().await.unwrap();
-    daemon.stop().await;
-}
-
 pub(crate) async fn status(request: reqwest::RequestBuilder) -> u16 {
     request.send().await.unwrap().status().as_u16()
 }

@@ -1,12 +1,14 @@
 //! What the page does in a browser beyond showing the state: many tabs, lost connections, tokens, many failures.
 
+use std::time::Duration;
+
 use fantoccini::Locator;
 use fantoccini::wd::WebDriverCompatibleCommand;
 use itwin_syncd::emulator::{DEFAULT_IMODEL_ID, TaskFault};
 
 use crate::common::browser::Browser;
 use crate::page::{PATIENCE, TOKEN, address, site};
-use crate::support::{Daemon, Site, write};
+use crate::support::{Daemon, Site, platform, write};
 
 /// A script that Chromium runs before those of each page that it loads in the window.
 #[derive(Debug)]
@@ -202,6 +204,47 @@ async fn a_token_in_the_address_is_used_and_removed_and_a_wrong_one_is_asked_for
     let (_, log) = daemon.stop().await;
     assert!(!log.contains(TOKEN), "{log}");
     drop(site);
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and its driver (Debian: chromium, chromium-driver)"]
+async fn the_page_shows_the_progress_of_a_run() {
+    // Its last phase is a tenth of it, long enough for a busy machine.
+    let builder = platform().run_duration(Duration::from_secs(50));
+    let (mut site, folder) = Site::with_folder(builder).await;
+    site.tables += "[web]\nlisten = \"127.0.0.1:0\"\n";
+    let daemon = site.start();
+    let address = address(&daemon).await;
+    let browser = Browser::start(&["--window-size=1100,900"]).await;
+    browser.open(&address).await;
+    // A phase may be over before the next look at the page.
+    browser
+        .eval(
+            "window.shown = '';
+            const note = () => { window.shown += document.body.innerText; };
+            new MutationObserver(note).observe(document.body, { childList: true, subtree: true, characterData: true, attributes: true });",
+        )
+        .await;
+    for name in ["a.ifc", "b\u{202e}.ifc"] {
+        write(&folder.join(name), name);
+    }
+    for text in [
+        "2 of 2 files uploaded",
+        "MasterFile, 0 of 1 job and 0 of 2 tasks done, now a.ifc",
+        "MasterFile, 0 of 1 job and 1 of 2 tasks done, now b\\u{202e}.ifc",
+        "ReferenceFile, 1 of 1 job and 2 of 2 tasks done",
+    ] {
+        let shown = serde_json::to_string(text).unwrap();
+        browser
+            .until(&format!("return window.shown.includes({shown})"))
+            .await;
+    }
+    browser.picture("run.png").await;
+    browser
+        .until("return document.getElementById('batch').hidden")
+        .await;
+    browser.page.close().await.unwrap();
+    daemon.stop().await;
 }
 
 /// The page reads its lists again when something changes, also while more files are on their way.
