@@ -130,48 +130,56 @@ async fn a_standby_shows_itself_and_does_nothing_until_the_active_host_is_killed
     standby.stop().await;
 }
 
-#[tokio::test]
-#[ignore = "needs PostgreSQL"]
-async fn a_standby_takes_over_at_once_from_a_host_that_stops() {
+/// An active host and a standby that have nothing left to do.
+async fn pair_at_rest() -> (Site, Daemon, Daemon) {
     let (site, folder) = site().await;
     let files = files(4);
     write_all(&folder, &files);
     let (active, standby) = pair(&site, &[]).await;
     all_in_imodel(&site, "one", &active, &files).await;
-    let (status, log) = active.stop().await;
-    let stopped = Instant::now();
+    (site, active, standby)
+}
+
+async fn stops(host: Daemon) -> String {
+    let (status, log) = host.stop().await;
     assert!(status.success(), "{log}");
+    log
+}
+
+/// Returns the log of the standby.
+async fn takes_over_at_once(standby: &Daemon, log_of_active: &str) -> String {
+    let stopped = Instant::now();
     standby.says(ACTIVE).await;
-    let took = stopped.elapsed();
-    let logs = format!("{log}\n{}", standby.log());
-    assert!(took < BEFORE_A_LEASE_ENDS, "{took:?}\n{logs}");
+    let (took, log) = (stopped.elapsed(), standby.log());
+    assert!(
+        took < BEFORE_A_LEASE_ENDS,
+        "{took:?}\n{log_of_active}\n{log}"
+    );
+    log
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_standby_takes_over_at_once_from_a_host_that_stops() {
+    let (site, active, standby) = pair_at_rest().await;
+    takes_over_at_once(&standby, &stops(active).await).await;
     // The first is standby when it comes back, and stops as such.
     let back = site.start_on("one", &[]);
     back.says(STANDBY).await;
-    let (status, log) = back.stop().await;
-    assert!(status.success(), "{log}");
+    stops(back).await;
     standby.stop().await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
 async fn a_host_whose_connections_were_closed_gives_its_lease_up_when_it_stops() {
-    let (site, folder) = site().await;
-    let files = files(4);
-    write_all(&folder, &files);
-    let (active, standby) = pair(&site, &[]).await;
-    all_in_imodel(&site, "one", &active, &files).await;
+    let (site, active, standby) = pair_at_rest().await;
     // As by a firewall between them, or a restart of a connection pooler.
     let close = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                  WHERE datname = current_database() AND pid <> pg_backend_pid()";
     differences::sql(&site, &[close]).await;
-    let (status, log) = active.stop().await;
-    let stopped = Instant::now();
-    assert!(status.success(), "{log}");
-    standby.says(ACTIVE).await;
-    let took = stopped.elapsed();
-    let logs = format!("{log}\n{}", standby.log());
-    assert!(took < BEFORE_A_LEASE_ENDS, "{took:?}\n{logs}");
+    let log = stops(active).await;
+    let logs = takes_over_at_once(&standby, &log).await + &log;
     assert!(!logs.contains("on-release"), "{logs}");
     standby.stop().await;
 }
@@ -179,22 +187,13 @@ async fn a_host_whose_connections_were_closed_gives_its_lease_up_when_it_stops()
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
 async fn a_host_that_stops_while_its_tables_are_locked_gives_its_lease_up() {
-    let (site, folder) = site().await;
-    let files = files(4);
-    write_all(&folder, &files);
-    let (active, standby) = pair(&site, &[]).await;
-    all_in_imodel(&site, "one", &active, &files).await;
+    let (site, active, standby) = pair_at_rest().await;
     let mut owner = differences::owner(&site).await;
     let lock = "BEGIN; LOCK TABLE files, jobs, results IN ACCESS EXCLUSIVE MODE";
     sqlx::raw_sql(lock).execute(&mut owner).await.unwrap();
-    let (status, log) = active.stop().await;
-    let stopped = Instant::now();
-    assert!(status.success(), "{log}");
+    let log = stops(active).await;
     sqlx::raw_sql("COMMIT").execute(&mut owner).await.unwrap();
-    standby.says(ACTIVE).await;
-    let took = stopped.elapsed();
-    let logs = format!("{log}\n{}", standby.log());
-    assert!(took < BEFORE_A_LEASE_ENDS, "{took:?}\n{logs}");
+    takes_over_at_once(&standby, &log).await;
     standby.stop().await;
 }
 

@@ -52,7 +52,7 @@ pub(super) type Connection = PoolConnection<Postgres>;
 /// A reader waits for so long for a server that restarts.
 const READER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// To give up the lease takes longer only on a connection that is lost.
+/// After this time, the lease is given up on a new connection: the one that writes may be lost.
 const GIVE_UP_MAX: Duration = Duration::from_secs(3);
 
 /// The oldest supported version: 15.
@@ -447,7 +447,8 @@ impl Database {
             }
             held.lease.lose();
             // Otherwise the lease ends by itself.
-            if let Err(error) = self.give_up(held, writer.take()).await {
+            let given_up = within(CONNECT_MAX, self.give_up(held, writer.take()));
+            if let Err(error) = given_up.await {
                 tracing::warn!(%error, "cannot give up the lease: another host takes over when it is over");
             }
         }
@@ -461,8 +462,7 @@ impl Database {
         {
             return Ok(());
         }
-        let connection = connect(&self.options).await?;
-        within(CONNECT_MAX, held.give_up(connection)).await
+        held.give_up(connect(&self.options).await?).await
     }
 }
 
