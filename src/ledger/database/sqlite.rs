@@ -49,6 +49,10 @@ pub(in crate::ledger) enum ContentCheck {
     Skip,
 }
 
+/// Pages that a connection keeps in memory, as `PRAGMA cache_size`: 500 KiB in place of 2,000. The kernel has the file
+/// in its own cache. Measured with 1,000,000 files, more does not save time.
+const CACHE: (&str, &str) = ("cache_size", "-500");
+
 /// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
 /// checkpoint at once.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
@@ -93,6 +97,7 @@ impl Database {
             // `durable` waits for the disk, for several transactions at once.
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
+            .pragma(CACHE.0, CACHE.1)
             .busy_timeout(Duration::from_secs(30))
             .disable_statement_logging();
         let opened = Self::of(
@@ -314,6 +319,7 @@ fn readers(database: &Path) -> Connections {
     let options = SqliteConnectOptions::new()
         .filename(database)
         .read_only(true)
+        .pragma(CACHE.0, CACHE.1)
         // Also while a daemon that starts or ends has the file for itself.
         .busy_timeout(Duration::from_secs(30))
         .disable_statement_logging();

@@ -33,6 +33,24 @@ async fn a_reader_sees_the_ledger_beside_its_daemon_and_cannot_write() {
 }
 
 #[tokio::test]
+async fn each_connection_keeps_500_kib_of_pages_in_memory() {
+    let f = Fixture::on_sqlite().await;
+    let database = sqlite(&f.ledger);
+    let mut connections = [
+        database.begin().await.unwrap(),
+        database.begin_reading().await.unwrap(),
+        database.begin_reading().await.unwrap(),
+    ];
+    for connection in &mut connections {
+        let size: i64 = sqlx::query_scalar("PRAGMA cache_size")
+            .fetch_one(&mut **connection)
+            .await
+            .unwrap();
+        assert_eq!(size, -500);
+    }
+}
+
+#[tokio::test]
 async fn a_ledger_of_a_newer_version_is_refused_and_kept() {
     let f = Fixture::on_sqlite().await;
     sqlx::query("UPDATE _sqlx_migrations SET version = 999 WHERE version = 1")
