@@ -49,10 +49,6 @@ pub(in crate::ledger) enum ContentCheck {
     Skip,
 }
 
-/// Pages that a connection keeps in memory, as `PRAGMA cache_size`: 500 KiB in place of 2,000. The kernel has the file
-/// in its own cache. Measured with 1,000,000 files, more does not save time.
-const CACHE: (&str, &str) = ("cache_size", "-500");
-
 /// The oldest SQLite that is safe here: older ones can corrupt a database in WAL mode when two connections
 /// checkpoint at once.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
@@ -90,16 +86,12 @@ impl Database {
             // SQLite gives the files beside it the same mode.
             directory.file(DATABASE, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
         }
-        let options = SqliteConnectOptions::new()
-            .filename(&database)
+        let options = options(&database)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             // `durable` waits for the disk, for several transactions at once.
             .synchronous(SqliteSynchronous::Normal)
-            .foreign_keys(true)
-            .pragma(CACHE.0, CACHE.1)
-            .busy_timeout(Duration::from_secs(30))
-            .disable_statement_logging();
+            .foreign_keys(true);
         let opened = Self::of(
             Connections::new(1, options),
             readers(&database),
@@ -316,14 +308,18 @@ fn checked_path(directory: &StateDirectory) -> Result<PathBuf, Error> {
 
 /// Connections that read.
 fn readers(database: &Path) -> Connections {
-    let options = SqliteConnectOptions::new()
+    Connections::new(2, options(database).read_only(true))
+}
+
+/// The options that all connections share.
+fn options(database: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
         .filename(database)
-        .read_only(true)
-        .pragma(CACHE.0, CACHE.1)
         // Also while a daemon that starts or ends has the file for itself.
         .busy_timeout(Duration::from_secs(30))
-        .disable_statement_logging();
-    Connections::new(2, options)
+        // In KiB. SQLite's default is 2,000, but the kernel caches the file as well.
+        .pragma("cache_size", "-500")
+        .disable_statement_logging()
 }
 
 /// Result codes of SQLite: sqlite.org/rescode.html
